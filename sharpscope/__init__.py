@@ -1,0 +1,119 @@
+"""sharpscope: how sharp is the minimum that my optimizer found, and why?
+
+Training optimizers (SGD, SAM, Sparse SAM, randomised SAM and their relatives) beside analyzers of flatness (the
+SAM-vs-SGD gradient ratio, filter-normalised loss surfaces, certified Hessian spectra, mask statistics), stored in HDF5.
+"""
+
+from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
+from sharpscope.analyzers.ratio import GradientRatio, gradient_ratio
+from sharpscope.analyzers.spectrum import Spectrum, spectrum
+from sharpscope.analyzers.surface import Line, Surface, line, surface
+from sharpscope.ascent.batch import Batch
+from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTensors, Top
+from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
+from sharpscope.ascent.probe import Probe
+from sharpscope.ascent.scores import Fisher
+from sharpscope.history import History
+from sharpscope.operators import Operator, hessian
+from sharpscope.optimizers.names import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
+from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
+from sharpscope.optimizers.shell import SharpnessAware
+from sharpscope.optimizers.text import RuleError, parse
+from sharpscope.plots import plot
+from sharpscope.problem import Problem, ProblemError
+from sharpscope.results import Result
+from sharpscope.schedules import (
+    Constant,
+    Cosine,
+    Decay,
+    InverseSqrt,
+    Linear,
+    Piecewise,
+    Proportional,
+    Schedule,
+    Sine,
+    Warmup,
+    delta_eta,
+)
+from sharpscope.store import Run, StoreError, create_run, load, open_run, save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # the function that is analysed
+    "Operator",
+    "Problem",
+    "ProblemError",
+    "hessian",
+    # analyzers and their results
+    "GradientRatio",
+    "History",
+    "Line",
+    "MaskOverlap",
+    "Result",
+    "Spectrum",
+    "Surface",
+    "gradient_ratio",
+    "line",
+    "mask_overlap",
+    "spectrum",
+    "surface",
+    # training: the optimizer and the methods by name
+    "Batch",
+    "SharpnessAware",
+    "asam",
+    "esam",
+    "gnr",
+    "grst",
+    "gsam",
+    "looksam",
+    "rst",
+    "sam",
+    "sgd",
+    "ssam_d",
+    "ssam_f",
+    # rules and their text
+    "Ascend",
+    "Blend",
+    "Plain",
+    "Reuse",
+    "Rule",
+    "RuleError",
+    "Sharpest",
+    "Sometimes",
+    "Surrogate",
+    "parse",
+    # perturbations, masks, scores
+    "Ball",
+    "Evolving",
+    "Fisher",
+    "Magnitude",
+    "Mask",
+    "Masked",
+    "Named",
+    "Perturbation",
+    "Probe",
+    "RandomMask",
+    "RandomTensors",
+    "Top",
+    # schedules
+    "Constant",
+    "Cosine",
+    "Decay",
+    "InverseSqrt",
+    "Linear",
+    "Piecewise",
+    "Proportional",
+    "Schedule",
+    "Sine",
+    "Warmup",
+    "delta_eta",
+    # storage and pictures
+    "Run",
+    "StoreError",
+    "create_run",
+    "load",
+    "open_run",
+    "plot",
+    "save",
+]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from sharpscope.results import Result
+
+__all__ = ["MaskOverlap", "Masks", "mask_overlap"]
+
+Masks = Mapping[str, "Tensor | np.ndarray"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,7 +48,7 @@ class MaskOverlap(Result):
 
     @property
     def chance_intersection(self) -> np.ndarray:
-        """(m, m): |A| |B| / d, the expected intersection of independent masks of the same sizes (hypergeometric mean)."""
+        """(m, m): |A| |B| / d, the expected intersection of independent masks (hypergeometric mean)."""
         ones = self.selected.sum(axis=0).astype(np.float64)
         return _divide(np.multiply.outer(ones, ones), self.sizes.sum())
 
@@ -55,6 +61,73 @@ class MaskOverlap(Result):
     def density(self) -> np.ndarray:
         """(L, m): share of ones per layer and mask."""
         return _divide(self.selected, self.sizes[:, None])
+
+
+def mask_overlap(masks: Mapping[str, Masks] | Sequence[Masks], labels: Sequence[str] | None = None) -> MaskOverlap:
+    """How much masks of one model agree, pair by pair: over the whole model, layer by layer, and beside chance.
+
+    Args:
+        masks: ``{label: mask}`` or a list of masks; a mask is ``{parameter name: boolean tensor or array}`` as
+            ``SharpnessAware.masks()`` and a run's ``masks(step)`` give it.
+        labels: names of the masks of a list; "0", "1", ... if None.
+
+    Raises ValueError for no mask, masks of different models (names or shapes differ), entries that are not boolean, and
+    labels that do not match.
+
+    Example:
+        >>> a, b = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+        >>> mask_overlap([{"w": a}, {"w": b}]).jaccard[0, 1].round(4)
+        np.float64(0.3333)
+    """
+    if isinstance(masks, Mapping):
+        labels, masks = list(masks), list(masks.values())
+    names = [str(i) for i in range(len(masks))] if labels is None else list(labels)
+    if not masks or len(names) != len(masks):
+        raise ValueError(
+            f"mask_overlap got {len(masks)} masks and {len(names)} labels, expected at least one mask and as many "
+            f"labels: give one label per mask"
+        )
+    layers = tuple(masks[0])
+    flat = [_flat(mask, masks[0], name) for mask, name in zip(masks, names, strict=True)]
+    packed = [[np.packbits(part) for part in mask] for mask in flat]
+    counts = np.zeros((len(layers), len(masks), len(masks)), dtype=np.int64)
+    for layer in range(len(layers)):
+        for i in range(len(masks)):
+            for j in range(i + 1):
+                shared = int(np.bitwise_count(packed[i][layer] & packed[j][layer]).sum())
+                counts[layer, i, j] = counts[layer, j, i] = shared
+    return MaskOverlap(
+        labels=tuple(names),
+        layers=layers,
+        sizes=np.array([part.size for part in flat[0]], dtype=np.int64),
+        selected=np.ascontiguousarray(np.diagonal(counts, axis1=1, axis2=2)),
+        intersections=counts,
+    )
+
+
+def _flat(mask: Masks, first: Masks, name: str) -> list[np.ndarray]:
+    if list(mask) != list(first):
+        raise ValueError(
+            f"mask {name!r} got the parameters {_some(mask)}, expected {_some(first)}: compare masks of one model"
+        )
+    parts = []
+    for layer, value in mask.items():
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        if array.dtype != np.bool_:
+            raise ValueError(
+                f"mask {name!r} got {array.dtype} for {layer}, expected booleans: convert with mask.bool()"
+            )
+        if array.shape != tuple(first[layer].shape):
+            raise ValueError(
+                f"mask {name!r} got shape {array.shape} for {layer}, expected {tuple(first[layer].shape)}: "
+                f"compare masks of one model"
+            )
+        parts.append(array.reshape(-1))
+    return parts
+
+
+def _some(mask: Masks) -> str:
+    return ", ".join(list(mask)[:3]) + (", ..." if len(mask) > 3 else "")
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from sharpscope.analyzers.directions import filter_normalised, random_directions
+from sharpscope.problem import Problem
+from sharpscope.progress import bar
 from sharpscope.results import Result
+from sharpscope.vectors import Vec, add, dot, norm
+
+__all__ = ["Line", "Surface", "line", "surface"]
+
+Span = float | tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,3 +54,128 @@ class Surface(Result):
     precision: str
     examples: int  # examples behind every point
     problem: str  # loss, examples, BatchNorm mode, dtype in words
+
+
+def line(
+    problem: Problem,
+    resolution: int = 51,
+    span: Span = 1.0,
+    directions: str = "filter",
+    seed: int = 0,
+    precision: str = "float32",
+    *,
+    progress: bool | None = None,
+) -> Line:
+    """Loss along one random direction d, scaled filter by filter: L(w + alpha d) for alpha in ``span``.
+
+    Arguments, errors and accuracy are those of ``surface``; d is its first direction.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> line(Problem(model, torch.nn.MSELoss(), (torch.ones(4, 2), torch.ones(4, 1))), resolution=5).loss.shape
+        (5,)
+    """
+    alpha = _grid("resolution", resolution, span)
+    plane = _Plane(problem, directions, seed, precision, axes=("x",))
+    with bar(len(alpha), "line", progress) as shown:
+        points = [plane.point((a,), shown.update) for a in alpha]
+    loss, stderr, radius = (np.array(column) for column in zip(*points, strict=True))
+    return Line(alpha, loss, stderr, radius, plane.center, float(norm(plane.axes[0])), *plane.settings())
+
+
+def surface(
+    problem: Problem,
+    resolution: int | tuple[int, int] = 51,
+    span: Span | tuple[tuple[float, float], tuple[float, float]] = 1.0,
+    directions: str = "filter",
+    seed: int = 0,
+    precision: str = "float32",
+    *,
+    progress: bool | None = None,
+) -> Surface:
+    """Loss over a random plane through the weights: ``loss[i, j]`` = L(w + alpha[j] d1 + beta[i] d2).
+
+    The directions are scaled filter by filter to the weights.
+    Li et al. 2018, "Visualizing the loss landscape of neural nets", section 4 (with their code's ``biasbn`` rule:
+    tensors with one dim do not move).  Each point is formed from the centre, in the model's own dtype; buffers never
+    move; sums are in float64.  The model is evaluated in eval mode and is never displaced.
+
+    Args:
+        problem: the function.
+        resolution: points along each axis, or (along x, along y); odd numbers include the centre.
+        span: half-width of the square, or (low, high) of both axes, or ((x low, x high), (y low, y high)).
+        directions: "filter".
+        seed: of the directions; they depend on (seed, parameter name) alone, so models of one architecture share them.
+        precision: "float32", the model's own (float32 or wider).
+        progress: show a progress bar; None shows it on a terminal only.
+
+    Raises ValueError for a resolution below 2, an empty span, unknown directions or precision, and a loss that is not
+    finite at the centre.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> surface(Problem(model, torch.nn.MSELoss(), (torch.ones(4, 2), torch.ones(4, 1))), resolution=3).loss.shape
+        (3, 3)
+    """
+    across, up = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    wide, high = span if isinstance(span, tuple) and isinstance(span[0], tuple) else (span, span)
+    alpha, beta = _grid("resolution", across, wide), _grid("resolution", up, high)
+    plane = _Plane(problem, directions, seed, precision, axes=("x", "y"))
+    with bar(len(alpha) * len(beta), "surface", progress) as shown:
+        points = np.array([[plane.point((a, b), shown.update) for a in alpha] for b in beta])
+    d1, d2 = plane.axes
+    norms = np.array([float(norm(d1)), float(norm(d2))])
+    cosine = float(dot(d1, d2)) / float(norms.prod()) if norms.all() else float("nan")
+    loss, stderr, radius = (np.ascontiguousarray(points[..., i]) for i in range(3))
+    return Surface(alpha, beta, loss, stderr, radius, plane.center, norms, cosine, *plane.settings())
+
+
+class _Plane:
+    """The centre, the axes, and what is the same at every point."""
+
+    def __init__(self, problem: Problem, directions: str, seed: int, precision: str, axes: Sequence[str]) -> None:
+        if directions != "filter":
+            raise ValueError(f"the surface got directions={directions!r}, expected 'filter': change directions")
+        if precision != "float32":
+            raise ValueError(f"the surface got precision={precision!r}, expected 'float32': change precision")
+        self.problem, self.seed, self.directions = problem, seed, directions
+        self.weights: Vec = [w.clone() for w in problem.weights]
+        self.axes = [filter_normalised(random_directions(problem, seed, axis), self.weights) for axis in axes]
+        self.length = float(norm(self.weights))
+        self.losses, self.denominator = problem.example_losses(self.weights)
+        self.center = float(self.losses.sum()) / self.denominator
+        if not np.isfinite(self.center):
+            raise ValueError(
+                f"the loss at the centre is {self.center}, expected a finite number: "
+                f"check the weights and the data before drawing around them"
+            )
+
+    def point(self, at: Sequence[float], tick: Callable[[], object]) -> tuple[float, float, float]:
+        """Loss, paired standard error of its difference to the centre, relative radius."""
+        moved = self.weights
+        for coordinate, axis in zip(at, self.axes, strict=True):
+            moved = add(moved, axis, alpha=float(coordinate))
+        radius = float(norm([m - w for m, w in zip(moved, self.weights, strict=True)])) / self.length
+        losses, _ = self.problem.example_losses(moved)
+        tick()
+        return float(losses.sum()) / self.denominator, self._stderr(losses - self.losses), radius
+
+    def settings(self) -> tuple[str, int, str, int, str]:
+        """The fields that every picture of a plane carries: directions, seed, precision, examples, problem."""
+        precision = str(self.problem.dtype).removeprefix("torch.")
+        return self.directions, self.seed, precision, self.problem.examples, self.problem.describe()
+
+    def _stderr(self, difference: Tensor) -> float:
+        count = len(difference)
+        if count < 2:
+            return float("nan")
+        return float(difference.std()) * math.sqrt(count) / self.denominator
+
+
+def _grid(name: str, resolution: int, span: Span) -> np.ndarray:
+    low, high = span if isinstance(span, tuple) else (-span, span)
+    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 2:
+        raise ValueError(f"the surface got {name}={resolution!r}, expected a whole number >= 2: 51 is usual")
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"the surface got span={span!r}, expected a positive number or (low, high): 1.0 is usual")
+    return np.linspace(low, high, resolution)

@@ -1,0 +1,1 @@
+"""What a training rule climbs with: probes, perturbations, masks and their scores."""

@@ -1,0 +1,1 @@
+"""Training rules, the names people know them by, and the one optimizer that runs them."""

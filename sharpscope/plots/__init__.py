@@ -1,0 +1,118 @@
+"""Drawings of results.  Nothing outside this package imports matplotlib.
+
+``plot`` draws any result; the functions of several results compare methods; ``save_figure`` writes files that are the
+same bytes every time.  Drawing never shows a window, never changes ``rcParams`` and never touches the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sharpscope.analyzers.masks import MaskOverlap
+from sharpscope.analyzers.ratio import GradientRatio
+from sharpscope.analyzers.spectrum import Spectrum
+from sharpscope.analyzers.surface import Line, Surface
+from sharpscope.history import History
+from sharpscope.plots.compare import lines, ratio_histograms, spectra, surfaces, training_curves
+from sharpscope.plots.compare_masks import mask_overlaps
+from sharpscope.plots.files import save_figure
+from sharpscope.plots.history import draw_history
+from sharpscope.plots.masks import draw_masks
+from sharpscope.plots.ratio import draw_ratio
+from sharpscope.plots.spectrum import draw_spectrum
+from sharpscope.plots.style import STYLE, method_styles, prepare
+from sharpscope.plots.surface import draw_line, draw_surface
+from sharpscope.results import Result
+
+__all__ = [
+    "STYLE",
+    "draw_history",
+    "draw_line",
+    "draw_masks",
+    "draw_ratio",
+    "draw_spectrum",
+    "draw_surface",
+    "lines",
+    "mask_overlaps",
+    "method_styles",
+    "plot",
+    "ratio_histograms",
+    "save_figure",
+    "spectra",
+    "surfaces",
+    "training_curves",
+]
+
+# A new kind of result needs one line here: (drawing of one, drawing of several, size of the first in inches).
+_DRAWINGS: dict[type[Result], tuple[Callable[..., Axes], Callable[..., Figure], tuple[float, float]]] = {
+    Spectrum: (draw_spectrum, spectra, (3.6, 2.7)),
+    Surface: (draw_surface, surfaces, (4.0, 3.2)),
+    Line: (draw_line, lines, (3.8, 2.7)),
+    GradientRatio: (draw_ratio, ratio_histograms, (4.8, 2.8)),
+    MaskOverlap: (draw_masks, mask_overlaps, (3.8, 3.1)),
+    History: (draw_history, training_curves, (4.0, 2.7)),
+}
+_WIDE = {"layers": (7.0, 3.4), "density": (7.0, 3.4)}
+
+
+def plot(result: Result | Mapping[str, Result], ax: Axes | None = None, **options: Any) -> Axes:
+    """Draw a result, or compare several results of one kind given as {label: result}.
+
+    Without ``ax`` a new pyplot figure is made, which a notebook shows below the cell.  ``options`` go to the drawing
+    function of the kind (``orientation`` of a spectrum, ``vmax`` of a surface, ``view`` of masks, ``x`` of a history).
+    Returns the axes, the first ones of a comparison; ``.figure`` of them is the figure.  Raises TypeError for anything
+    that has no drawing or for mixed kinds, ValueError for an empty mapping or ``ax`` with a comparison.
+
+    >>> plot(spectrum(problem))  # doctest: +SKIP
+    >>> plot({"SGD": spectrum_sgd, "SAM": spectrum_sam}).figure  # doctest: +SKIP
+    """
+    if isinstance(result, Mapping):
+        return _compare(result, ax, options)
+    draw, _, size = _drawing(result, "plot")
+    if ax is not None:
+        return draw(ax, result, **options)
+    with _new_figure(_WIDE.get(options.get("view", ""), size)) as figure:
+        return draw(prepare(figure.subplots()), result, **options)
+
+
+def _compare(results: Mapping[str, Result], ax: Axes | None, options: dict[str, Any]) -> Axes:
+    if ax is not None:
+        raise ValueError("plot got ax= with several results; a comparison fills a figure of its own, leave ax= out")
+    if not results:
+        raise ValueError("plot got an empty mapping; expected at least one result, as {label: result}")
+    kinds = {type(one) for one in results.values()}
+    for label, one in results.items():
+        _drawing(one, f"plot ({label!r})")
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"plot got results of several kinds ({names}); expected one kind, plot each kind for itself")
+    _, compare, size = _DRAWINGS[kinds.pop()]
+    with _new_figure(size) as figure:
+        return compare(results, figure=figure, **options).axes[0]
+
+
+def _drawing(result: Any, verb: str) -> tuple[Callable[..., Axes], Callable[..., Figure], tuple[float, float]]:
+    for kind in type(result).__mro__:
+        if kind in _DRAWINGS:
+            return _DRAWINGS[kind]
+    known = ", ".join(kind.__name__ for kind in _DRAWINGS)
+    raise TypeError(f"{verb} got {type(result).__name__}; expected one of {known}, or a mapping from labels to them")
+
+
+@contextmanager
+def _new_figure(size: tuple[float, float]) -> Iterator[Figure]:
+    from matplotlib import pyplot  # only here: pyplot chooses a backend and keeps every figure alive
+
+    with matplotlib.rc_context(STYLE):
+        figure = pyplot.figure(figsize=size, layout="compressed")
+        try:
+            yield figure
+        except BaseException:
+            pyplot.close(figure)  # a notebook would show the half-drawn figure
+            raise

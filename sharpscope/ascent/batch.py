@@ -1,0 +1,53 @@
+"""A closure that knows its examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpscope.losses import Objective
+
+__all__ = ["Batch"]
+
+
+class Batch:
+    """One batch as a closure for ``SharpnessAware.step``: clears the gradients, runs forward and backward, returns the loss.
+
+    Beyond a plain closure it can restrict itself to some of its examples, which rules that select data (ESAM) ask for.
+
+    Args:
+        model: called as ``model(x)``, in the mode it is in.
+        loss: ``loss(outputs, targets) -> 0-dim tensor``, the mean over examples.
+        x: inputs, (n, ...).
+        y: targets, (n, ...).
+
+    Example:
+        >>> batch = Batch(nn.Linear(2, 1), nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 1))
+        >>> batch.rows, batch.losses().shape
+        (4, torch.Size([4]))
+    """
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], x: Tensor, y: Tensor) -> None:
+        self.model, self.loss, self.x, self.y = model, loss, x, y
+        self._objective = Objective(loss)
+
+    @property
+    def rows(self) -> int:
+        """Examples in the batch."""
+        return len(self.y)
+
+    def __call__(self, rows: Tensor | None = None) -> Tensor:
+        """Loss of the chosen rows (all by default), with its gradients left on the parameters."""
+        x, y = (self.x, self.y) if rows is None else (self.x[rows], self.y[rows])
+        self.model.zero_grad(set_to_none=True)
+        loss = self.loss(self.model(x), y)
+        torch.autograd.backward(loss)
+        return loss
+
+    def losses(self) -> Any:
+        """(n,) loss of every example, without gradients."""
+        with torch.no_grad():
+            return self._objective.each(self.model(self.x), self.y)

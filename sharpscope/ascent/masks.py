@@ -1,0 +1,180 @@
+"""Which parameters a perturbation may move: a 0/1 mask per parameter, kept as packed bits between refreshes.
+
+``sparsity`` is the share of entries that are NOT perturbed; exactly ``round((1 - sparsity) d)`` are, over all trainable
+parameters at once.  A mask is refreshed when it is missing or ``every`` steps old, and a refreshed mask is used at
+once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpscope.ascent.probe import Probe
+from sharpscope.ascent.scores import Fisher, Gradient, Random, Score
+from sharpscope.bits import pack, top, unpack
+from sharpscope.pieces import Piece, check_count, check_piece, check_range
+from sharpscope.schedules import Number
+from sharpscope.vectors import Vec, flatten, unflatten
+
+__all__ = ["Evolving", "Mask", "Named", "RandomMask", "RandomTensors", "Top", "perturbed_count"]
+
+
+def perturbed_count(sparsity: float, size: int) -> int:
+    """round((1 - s) d): the exact number of ones in a mask over ``size`` entries."""
+    return round((1.0 - sparsity) * size)
+
+
+@dataclass(frozen=True, repr=False)
+class Mask(Piece):
+    """Base: ``mask(g, probe, memory) -> Vec`` of booleans."""
+
+    def __call__(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
+        """The mask in force at this step; refreshes it first if it is due."""
+        if self._due(probe, memory):
+            fresh = self.refresh(g, probe, memory)
+            memory["bits"], memory["born"] = pack(fresh), probe.step
+        return unpack(memory["bits"], probe.params)
+
+    def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
+        """A new mask; ``memory["bits"]`` holds the old one, if there is one."""
+        raise NotImplementedError
+
+    def _due(self, probe: Probe, memory: dict[str, Any]) -> bool:
+        every = getattr(self, "every", None)
+        return "bits" not in memory or (every is not None and probe.step - memory["born"] >= every)
+
+
+@dataclass(frozen=True, repr=False)
+class Top(Mask):
+    """Ones at the largest scores (Sparse SAM, eq. 6); ties go to the lower index.
+
+    ``every`` is in optimizer steps; None means one epoch of the data at hand.
+    """
+
+    score: Score = Fisher()
+    sparsity: float = 0.5
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        check_piece("Top", "score", self.score, Score)
+        check_range("Top", "sparsity", self.sparsity, 0, 1, open_high=True)
+        check_count("Top", "every", self.every, optional=True)
+
+    def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
+        scores = flatten(self.score(g, probe))
+        return unflatten(top(_sortable(scores), perturbed_count(self.sparsity, scores.numel())), probe.params)
+
+
+@dataclass(frozen=True, repr=False)
+class Evolving(Mask):
+    """Drop the flattest ones, grow random zeros: the dynamic mask of SSAM-D (Sparse SAM, Algorithm 2, Option II).
+
+    The first mask is random.  At each refresh N = min(floor(drop (1 - s) d), number of zeros) ones with the smallest
+    ``drop_by`` score are dropped (|g| at w: the flattest) and N zeros with the largest ``grow_by`` score grow,
+    just-dropped entries excepted, so the number of ones never changes.  (The authors' code clamps the growth but not
+    the drop, which lets the density fall; the paper's Algorithm 2 would let a dropped entry grow again at once.)
+    """
+
+    sparsity: float = 0.5
+    drop: Number = 0.5
+    every: int | None = None
+    drop_by: Score = Gradient()
+    grow_by: Score = Random()
+    drop_largest: bool = False  # Table 7 of the paper: dropping the sharpest instead, which hurts
+
+    def __post_init__(self) -> None:
+        check_piece("Evolving", "drop_by", self.drop_by, Score)
+        check_piece("Evolving", "grow_by", self.grow_by, Score)
+        check_range("Evolving", "sparsity", self.sparsity, 0, 1, open_high=True)
+        check_range("Evolving", "drop", self.drop, 0, 1)
+        check_count("Evolving", "every", self.every, optional=True)
+
+    def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
+        size = sum(p.numel() for p in probe.params)
+        count = perturbed_count(self.sparsity, size)
+        if "bits" not in memory:
+            return unflatten(top(flatten(Random()(g, probe)), count), probe.params)
+        old = flatten(unpack(memory["bits"], probe.params))
+        moves = min(int(probe.value(self.drop) * (1.0 - self.sparsity) * size), size - count, count)
+        worth = _sortable(flatten(self.drop_by(g, probe)))
+        worth = -worth if self.drop_largest else worth
+        kept = _top_among(old, worth, count - moves)
+        grown = _top_among(~old, _sortable(flatten(self.grow_by(g, probe))), moves)
+        return unflatten(kept | grown, probe.params)
+
+
+@dataclass(frozen=True, repr=False)
+class RandomMask(Mask):
+    """Ones anywhere, fixed for the whole training (``every=0``) or redrawn every so many steps."""
+
+    sparsity: float = 0.5
+    every: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("RandomMask", "sparsity", self.sparsity, 0, 1, open_high=True)
+        check_range("RandomMask", "every", self.every, 0)
+
+    def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
+        scores = flatten(Random()(g, probe))
+        return unflatten(top(scores, perturbed_count(self.sparsity, scores.numel())), probe.params)
+
+    def _due(self, probe: Probe, memory: dict[str, Any]) -> bool:
+        return "bits" not in memory or (self.every > 0 and probe.step - memory["born"] >= self.every)
+
+
+@dataclass(frozen=True, repr=False)
+class RandomTensors(Mask):
+    """Whole tensors, each kept with probability ``keep``, drawn anew every step (ESAM, Du et al. 2022, section 3.1)."""
+
+    keep: float = 0.5
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        check_range("RandomTensors", "keep", self.keep, 0, 1)
+        check_count("RandomTensors", "every", self.every)
+
+    def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
+        draws = torch.rand(len(probe.params), generator=probe.generator("tensors")).tolist()
+        return [
+            torch.full(p.shape, draw < self.keep, dtype=torch.bool, device=p.device)
+            for p, draw in zip(probe.params, draws, strict=True)
+        ]
+
+
+@dataclass(frozen=True, repr=False)
+class Named(Mask):
+    """All entries of the parameters whose name matches a pattern, e.g. ``Named("*norm*")`` (SAM-ON, Mueller et al.
+
+    2023).
+    """
+
+    pattern: str
+
+    def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
+        chosen = [fnmatchcase(name, self.pattern) for name in probe.names]
+        if not any(chosen):
+            raise ValueError(
+                f"Named got the pattern {self.pattern!r} that matches no parameter, expected a match among "
+                f"{', '.join(probe.names[:5])}{', ...' if len(probe.names) > 5 else ''}: change the pattern"
+            )
+        return [
+            torch.full(p.shape, take, dtype=torch.bool, device=p.device)
+            for p, take in zip(probe.params, chosen, strict=True)
+        ]
+
+
+def _sortable(scores: Tensor) -> Tensor:
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+
+
+def _top_among(allowed: Tensor, scores: Tensor, count: int) -> Tensor:
+    """Exactly ``count`` ones at the largest scores among the allowed entries; ties go to the lower index."""
+    places = torch.nonzero(allowed).view(-1)
+    chosen = torch.zeros_like(allowed)
+    chosen[places[top(scores[places], count)]] = True
+    return chosen

@@ -1,0 +1,103 @@
+"""From a gradient to the perturbation eps at which a rule looks next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from sharpscope.ascent.masks import Mask
+from sharpscope.ascent.probe import Probe
+from sharpscope.pieces import Piece, check_piece, check_range
+from sharpscope.schedules import Number
+from sharpscope.vectors import Vec, multiply, norm, scale
+
+__all__ = ["Ball", "Magnitude", "Masked", "Memory", "Metric", "Perturbation"]
+
+Memory = dict[str, Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Metric(Piece):
+    """A positive diagonal T that says how far each weight may move: |T^-1 eps| <= rho.  This one is T = 1 (SAM)."""
+
+    def diagonal(self, probe: Probe) -> Vec | None:
+        """T for every parameter, or None for 1."""
+        return None
+
+
+@dataclass(frozen=True, repr=False)
+class Magnitude(Metric):
+    """T = |w| + eta for the parameters whose name matches ``scaled``, T = 1 for the others (ASAM, Kwon et al. 2021).
+
+    The authors' code scales the parameters with "weight" in their name (those of norm layers included) and leaves
+    biases at 1; ``scaled="*"`` scales all.  rho is not portable between the two.
+    """
+
+    eta: float = 0.01
+    scaled: str = "*weight*"
+
+    def __post_init__(self) -> None:
+        check_range("Magnitude", "eta", self.eta, 0)
+
+    def diagonal(self, probe: Probe) -> Vec | None:
+        return [
+            p.detach().abs() + self.eta if fnmatchcase(name, self.scaled) else torch.ones_like(p)
+            for name, p in zip(probe.names, probe.params, strict=True)
+        ]
+
+
+@dataclass(frozen=True, repr=False)
+class Perturbation(Piece):
+    """Base: ``perturbation(g, probe, memory) -> eps`` or None where the radius is 0 and there is nothing to look at."""
+
+    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Vec | None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Ball(Perturbation):
+    """eps = rho T^2 g / |T g|, the first-order maximiser of the loss over |T^-1 eps| <= rho (Foret et al. 2021, eq. 2).
+
+    The norm is over all parameters at once.  A zero gradient gives eps = 0; eps does not depend on the scale of the
+    loss.
+    """
+
+    rho: Number
+    metric: Metric = Metric()
+
+    def __post_init__(self) -> None:
+        check_range("Ball", "rho", self.rho, 0)
+        check_piece("Ball", "metric", self.metric, Metric)
+
+    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Vec | None:
+        rho = probe.value(self.rho)
+        if rho == 0:
+            return None
+        diagonal = self.metric.diagonal(probe)
+        scaled = g if diagonal is None else multiply(diagonal, g)
+        length = norm(scaled)
+        eps = scale(scaled, rho / length.clamp_min(torch.finfo(length.dtype).tiny))
+        return eps if diagonal is None else multiply(diagonal, eps)
+
+
+@dataclass(frozen=True, repr=False)
+class Masked(Perturbation):
+    """eps of another perturbation where the mask is 1, zero elsewhere (Sparse SAM, section 4.1).
+
+    The norm is that of the full gradient, taken before the mask, so |eps| <= rho (paper and its eq. 13).
+    """
+
+    perturbation: Perturbation
+    mask: Mask
+
+    def __post_init__(self) -> None:
+        check_piece("Masked", "perturbation", self.perturbation, Perturbation)
+        check_piece("Masked", "mask", self.mask, Mask)
+
+    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Vec | None:
+        mask = self.mask(g, probe, memory.setdefault("mask", {}))
+        eps = self.perturbation(g, probe, memory.setdefault("perturbation", {}))
+        return None if eps is None else multiply(eps, mask)

@@ -1,0 +1,67 @@
+"""What makes a parameter worth perturbing: a number per entry, larger for more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sharpscope.ascent.probe import Probe
+from sharpscope.pieces import Piece, check_count
+from sharpscope.vectors import Vec
+
+__all__ = ["Fisher", "Gradient", "Random", "Score", "Weight"]
+
+
+@dataclass(frozen=True, repr=False)
+class Score(Piece):
+    """Base: ``score(g, probe) -> Vec`` of numbers that can be ordered, shaped like the parameters."""
+
+    needs_problem: ClassVar[bool] = False  # whether it looks at more than the current batch
+
+    def __call__(self, g: Vec, probe: Probe) -> Vec:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Fisher(Score):
+    """Diagonal of the empirical Fisher on ``samples`` training examples (Sparse SAM, eq. 5): SSAM-F's score.
+
+    Per-example gradients at the true labels, BatchNorm in eval mode, no augmentation, examples drawn anew at each
+    refresh from (seed, step).  Needs ``SharpnessAware(..., problem=...)``.
+    """
+
+    samples: int = 128
+    needs_problem: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("Fisher", "samples", self.samples)
+
+    def __call__(self, g: Vec, probe: Probe) -> Vec:
+        return probe.problem.squared_gradients(self.samples, probe.generator("fisher"))
+
+
+@dataclass(frozen=True, repr=False)
+class Gradient(Score):
+    """|g|, the size of the batch's gradient."""
+
+    def __call__(self, g: Vec, probe: Probe) -> Vec:
+        return [x.abs() for x in g]
+
+
+@dataclass(frozen=True, repr=False)
+class Weight(Score):
+    """|w|, the size of the weight."""
+
+    def __call__(self, g: Vec, probe: Probe) -> Vec:
+        return [p.detach().abs() for p in probe.params]
+
+
+@dataclass(frozen=True, repr=False)
+class Random(Score):
+    """Uniform random numbers, a function of (seed, step)."""
+
+    def __call__(self, g: Vec, probe: Probe) -> Vec:
+        rng = probe.generator("random score")
+        return [torch.rand(p.shape, generator=rng).to(p.device) for p in probe.params]

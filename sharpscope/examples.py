@@ -1,0 +1,132 @@
+"""Data in every form that users have it, as batches of examples.
+
+A batch is ``(inputs, targets)``, where inputs may be a tensor, a tuple (positional arguments) or a dict (keyword
+arguments); or one dict, which goes to the model whole and to the loss as targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["Examples", "ProblemError", "as_batches", "cut", "merge", "on_tensors"]
+
+_ENTRIES_PER_BATCH = 400_000  # inputs of a default batch: 130 CIFAR images, where a CPU's cache is used best
+
+
+class ProblemError(ValueError):
+    """What is wrong with a model, a loss or data, in one sentence: got, expected, remedy."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Arguments of the model and targets of the loss for some examples."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    targets: Any
+    examples: int
+
+
+def as_batches(data: Any, batch_size: int | None) -> Iterable[Examples]:
+    """The batches of ``data``.
+
+    Tensors are cut into batches of ``batch_size`` (chosen by the size of an input if None).
+    """
+    if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
+        raise ProblemError(
+            f"the problem got batch_size={batch_size!r}, expected a whole number >= 1: change batch_size"
+        )
+    if isinstance(data, Dataset):
+        data = DataLoader(data, batch_size=batch_size or 128)
+    if isinstance(data, (DataLoader, list)):
+        return [_as_batch(item) for item in data]
+    if isinstance(data, (tuple, dict)) and (isinstance(data, dict) or len(data) == 2):
+        whole = _as_batch(data)
+        step = batch_size or _suitable(whole)
+        return [cut(whole, slice(start, start + step)) for start in range(0, whole.examples, step)]
+    raise ProblemError(
+        f"the data got a {type(data).__name__}, expected (inputs, targets), a Dataset, a DataLoader or a list of "
+        f"batches: wrap it in one of those"
+    )
+
+
+def _as_batch(item: Any) -> Examples:
+    if isinstance(item, dict):
+        return Examples((), dict(item), item, _count(item))
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise ProblemError(
+            f"a batch got a {type(item).__name__}, expected (inputs, targets) or a dict of keyword arguments: "
+            f"pack several inputs as ((a, b), targets)"
+        )
+    inputs, targets = item
+    if isinstance(inputs, dict):
+        batch = Examples((), dict(inputs), targets, _count(targets))
+    else:
+        batch = Examples(
+            tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}, targets, _count(targets)
+        )
+    if _count(inputs) != batch.examples:
+        raise ProblemError(
+            f"a batch got {_count(inputs)} inputs and {batch.examples} targets, expected as many: "
+            f"check how they are paired"
+        )
+    return batch
+
+
+def _count(value: Any) -> int:
+    while not isinstance(value, Tensor):
+        if isinstance(value, dict):
+            value = next(iter(value.values()), None)
+        elif isinstance(value, (tuple, list)) and value:
+            value = value[0]
+        else:
+            raise ProblemError(
+                f"the data got a {type(value).__name__}, expected tensors: convert it with torch.as_tensor"
+            )
+    return len(value) if value.dim() else 1
+
+
+def _suitable(batch: Examples) -> int:
+    first = next(x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor))
+    return max(16, min(1024, _ENTRIES_PER_BATCH // max(1, first[0].numel() if len(first) else 1)))
+
+
+def on_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` (a Examples, dict, tuple, list or tensor) with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Examples):
+        return Examples(
+            on_tensors(value.args, change),
+            on_tensors(value.kwargs, change),
+            on_tensors(value.targets, change),
+            value.examples,
+        )
+    if isinstance(value, dict):
+        return {name: on_tensors(item, change) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(on_tensors(item, change) for item in value)
+    return value
+
+
+def cut(batch: Examples, rows: Any) -> Examples:
+    """Some rows of a batch, by slice or index tensor."""
+    piece: Examples = on_tensors(batch, lambda x: x[rows] if x.dim() else x)
+    return Examples(piece.args, piece.kwargs, piece.targets, _count(piece.targets))
+
+
+def merge(batches: list[Examples]) -> list[Examples]:
+    """Batches as one where their tensors allow it, so that few examples out of many batches still run together."""
+    tensors = [[*b.args, b.targets] for b in batches]
+    if len(batches) < 2 or any(b.kwargs for b in batches) or not all(isinstance(x, Tensor) for t in tensors for x in t):
+        return batches
+    if any(x.shape[1:] != y.shape[1:] for t in tensors for x, y in zip(t, tensors[0], strict=True)):
+        return batches
+    *args, targets = (torch.cat(column) for column in zip(*tensors, strict=True))
+    return [Examples(tuple(args), {}, targets, len(targets))]

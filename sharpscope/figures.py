@@ -1,0 +1,98 @@
+"""From a run to its pictures and its table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from sharpscope import plots
+from sharpscope.analyzers.masks import MaskOverlap
+from sharpscope.analyzers.ratio import GradientRatio
+from sharpscope.analyzers.spectrum import Spectrum
+from sharpscope.analyzers.surface import Surface
+from sharpscope.history import History
+from sharpscope.results import Result
+from sharpscope.store import Run, StoreError
+
+__all__ = ["draw_run", "members", "table"]
+
+_FIGURES: dict[str, tuple[type[Result], Callable[..., Any]]] = {
+    "training": (History, plots.training_curves),
+    "r_ratio": (GradientRatio, plots.ratio_histograms),
+    "surfaces": (Surface, plots.surfaces),
+    "spectra": (Spectrum, plots.spectra),
+    "masks": (MaskOverlap, plots.mask_overlaps),
+}
+
+
+def members(run: Run) -> dict[str, Run]:
+    """The runs to compare: the children by name, or the run itself."""
+    return {name: run.child(name) for name in run.children()} or {Path(run.path).name: run}
+
+
+def draw_run(run: Run, folder: str | Path, formats: tuple[str, ...] = ("pdf", "png")) -> list[Path]:
+    """Draw every figure that the results of a run allow into ``folder``; returns the files.
+
+    Raises StoreError for a run with nothing to draw.
+    """
+    compared = {name: _everything(member) for name, member in members(run).items()}
+    written: list[Path] = []
+    for figure, (kind, draw) in _FIGURES.items():
+        found = {name: result for name, results in compared.items() for result in results if isinstance(result, kind)}
+        if found:
+            written += plots.save_figure(draw(found), folder, figure, formats)
+    if not written:
+        raise StoreError(
+            f"the run {run.path} holds no curve and no result, expected some: run `sharpscope analyze` on it"
+        )
+    return written
+
+
+def table(run: Run, style: str = "github") -> str:
+    """One row per method: test error, sharpness with its error, share of r < 0, cost.
+
+    ``style`` is any table format of tabulate: "github", "latex", "plain", ...
+    """
+    rows, reference = [], math.nan
+    for name, member in members(run).items():
+        results = _everything(member)
+        history = next((r for r in results if isinstance(r, History)), None)
+        spectrum = next((r for r in results if isinstance(r, Spectrum)), None)
+        ratio = next((r for r in results if isinstance(r, GradientRatio)), None)
+        top = float(spectrum.eigenvalues[0]) if spectrum else math.nan
+        reference = top if math.isnan(reference) else reference
+        rows.append(
+            {
+                "method": name,
+                "test error (%)": f"{100 * history.test_error[-1]:.2f}" if history else "",
+                "lambda_1": _with_error(top, float(spectrum.residuals[0])) if spectrum else "",
+                "lambda_1 / first row's": f"{top / reference:.2f}" if spectrum else "",
+                "lambda_1/lambda_5": _with_error(spectrum.ratio, spectrum.ratio_error) if spectrum else "",
+                "share of r < 0 (%)": f"{100 * ratio.share_below_zero:.1f}" if ratio else "",
+                "passes per step": f"{_passes_per_step(history):.2f}" if history else "",
+                "seconds": f"{history.seconds[-1]:.1f}" if history else "",
+            }
+        )
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=("left",) + ("right",) * 7)
+
+
+def _everything(run: Run) -> list[Result]:
+    history = run.history
+    return ([] if history is None else [history]) + [run.results[name] for name in run.result_names()]
+
+
+def _passes_per_step(history: History) -> float:
+    return float(history.passes[-1]) / (len(history.passes) * history.steps_per_epoch)
+
+
+def _with_error(value: float, error: float) -> str:
+    """A number with as many digits as its error supports, at least three significant ones, and the error."""
+    if not math.isfinite(value) or not math.isfinite(error) or value == 0.0:
+        return f"{value:.3g} +- {error:.1g}"
+    least = 2 - math.floor(math.log10(abs(value)))
+    digits = max(0, least)
+    return f"{value:.{digits}f} +- {error:.0e}"

@@ -1,0 +1,263 @@
+"""The only optimizer: a rule around any torch optimizer.
+
+The shell gathers parameters, asks the rule for a direction, hands it to the base optimizer as gradients and steps it;
+all arithmetic is in the rules.  State and parameter groups are the base optimizer's own objects, so learning-rate
+schedulers, checkpoints and hooks see one optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sharpscope.ascent.probe import Probe
+from sharpscope.bits import unpack
+from sharpscope.optimizers.rules import Memory, Rule
+from sharpscope.optimizers.text import parse
+from sharpscope.pieces import Piece, check_count, resolve
+from sharpscope.problem import Problem
+from sharpscope.vectors import Vec
+
+__all__ = ["SharpnessAware"]
+
+_VERSION = 1
+
+
+class SharpnessAware(Optimizer):
+    """``SharpnessAware(base, rule)`` steps ``base`` along the direction that ``rule`` finds.
+
+    Args:
+        base: any ``torch.optim`` optimizer; its learning rate, momentum and weight decay apply to the rule's direction.
+        rule: ``sam(rho)``, ``ssam_f(...)``, ``rst(...)``, any other rule, or its text.
+        problem: the training data as a ``Problem``, for rules that look at more than the batch (the Fisher of
+            ``ssam_f``).
+        seed: of everything random in the rule (coins, masks, Fisher samples); all are functions of (seed, step).
+        epoch: optimizer steps per epoch, the mask refresh of rules with ``every=None``; known from a problem that was
+            made from a DataLoader.
+        total: optimizer steps of the whole training, the horizon of schedules with ``total=None``.
+        model: the module that the closure calls; names its parameters in ``masks()`` and has its buffers guarded.
+            Without it names come from the problem or from ``named_parameters`` given to ``base``, and the modules are
+            found by watching the first pass.
+
+    ``step(closure)`` takes the closure that ``torch.optim.LBFGS`` takes: it clears the gradients, runs forward and
+    backward and returns the loss.  The rule decides how often it runs; ``passes`` counts.
+
+    Raises TypeError or ValueError (got, expected, remedy) for a base that is no optimizer, a rule that is none, and a
+    rule that needs a problem, ``epoch`` or ``total`` that is not given.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), "sam(rho=0.05)")
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = model(torch.ones(4, 2)).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = optimizer.step(closure)
+        >>> optimizer.passes
+        2.0
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        rule: Rule | str,
+        problem: Problem | None = None,
+        seed: int = 0,
+        *,
+        epoch: int | None = None,
+        total: int | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
+        if not isinstance(base, Optimizer):
+            raise TypeError(
+                f"SharpnessAware got a {type(base).__name__} as base, expected a torch optimizer: "
+                f"SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), rule)"
+            )
+        check_count("SharpnessAware", "epoch", epoch, optional=True)
+        check_count("SharpnessAware", "total", total, optional=True)
+        if epoch is None and problem is not None:
+            epoch = problem.epoch
+        self.base = base
+        self.rule = resolve(_as_rule(rule), epoch, total)
+        if problem is None and any(getattr(piece, "needs_problem", False) for piece in _pieces(self.rule)):
+            raise ValueError(
+                f"{self.rule!r} asks for per-example gradients and got no problem, expected the data it trains on: "
+                f"SharpnessAware(base, rule, problem=sharpscope.Problem(model, loss, data))"
+            )
+        self.problem, self.seed, self.model = problem, int(seed), model
+        self.memory: Memory = {}
+        self.steps = 0
+        self.passes = 0.0
+        state, groups = base.state, base.param_groups
+        super().__init__(groups, base.defaults)
+        base.state, base.param_groups = state, groups
+        self._check_place()
+
+    @property
+    def state(self) -> Any:
+        """The base optimizer's state (one object, shared)."""
+        return self.base.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.base.state = value
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's parameter groups (one object, shared)."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self.base.param_groups = value
+
+    @property
+    def params(self) -> Vec:
+        """The parameters that a rule works on: those of all groups that require a gradient, each once."""
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    @torch.enable_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step.  Returns what the closure returned at w.
+
+        Raises TypeError without a closure or for one that returns None, ValueError for one that leaves no gradients;
+        the weights are untouched then, as after any exception inside the closure.
+        """
+        if closure is None:
+            raise TypeError(
+                "step() got no closure, expected one that clears the gradients, runs forward and backward and returns "
+                "the loss: optimizer.step(closure), as with torch.optim.LBFGS"
+            )
+        params = self.params
+        probe = Probe(
+            params,
+            self._names(params),
+            closure=closure,
+            step=self.steps,
+            seed=self.seed,
+            lr=float(self.param_groups[0]["lr"]) if "lr" in self.param_groups[0] else None,
+            problem=self.problem,
+            modules=[] if self.model is None else [self.model],
+        )
+        direction = self.rule(probe, self.memory)
+        for p, d, used in zip(params, direction, probe.used, strict=True):
+            p.grad = d if used else None
+        self.base.step()
+        self.steps += 1
+        self.passes += probe.passes
+        return probe.loss
+
+    def masks(self) -> dict[str, Tensor]:
+        """The mask in force by parameter name, boolean; empty for a rule without a mask or before the first step."""
+        bits = _find_bits(self.memory)
+        if bits is None:
+            return {}
+        params = self.params
+        return dict(zip(self._names(params), unpack(bits, params), strict=True))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group to the base optimizer."""
+        if self._constructed:
+            self.base.add_param_group(param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters."""
+        self.base.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next steps depend on: the base optimizer's state and the rule's, the rule as text."""
+        found = dict(self.base.state_dict())
+        found["sharpscope"] = {
+            "version": _VERSION,
+            "rule": repr(self.rule),
+            "seed": self.seed,
+            "steps": self.steps,
+            "passes": self.passes,
+            "memory": _copied(self.memory),
+        }
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken.
+
+        Raises ValueError for that of another rule, optimizer or version.
+        """
+        own = state_dict.get("sharpscope")
+        if not isinstance(own, dict) or own.get("version") != _VERSION:
+            got = "one of another optimizer" if not isinstance(own, dict) else f"version {own.get('version')!r}"
+            raise ValueError(
+                f"load_state_dict got {got}, expected a state_dict of SharpnessAware, version {_VERSION}: "
+                f"save it with optimizer.state_dict()"
+            )
+        if own["rule"] != repr(self.rule):
+            raise ValueError(
+                f"load_state_dict got the rule {own['rule']}, expected {self.rule!r}: "
+                f"build the optimizer with the rule that was saved"
+            )
+        self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "sharpscope"})
+        self.seed, self.steps, self.passes = int(own["seed"]), int(own["steps"]), float(own["passes"])
+        self.memory = _copied(own["memory"], self.params[0].device)
+
+    def __repr__(self) -> str:
+        return f"SharpnessAware({self.base!r},\nrule={self.rule!r}, seed={self.seed}, steps={self.steps})"
+
+    @property
+    def _constructed(self) -> bool:
+        return "memory" in self.__dict__ and hasattr(self, "_zero_grad_profile_name")
+
+    def _names(self, params: Vec) -> tuple[str, ...]:
+        known: dict[int, str] = {}
+        for group in self.param_groups:
+            known.update({id(p): name for p, name in zip(group["params"], group.get("param_names", ()), strict=False)})
+        if self.problem is not None:
+            known.update({id(p): name for name, p in self.problem.model.named_parameters()})
+        if self.model is not None:
+            known.update({id(p): name for name, p in self.model.named_parameters()})
+        return tuple(known.get(id(p), str(index)) for index, p in enumerate(params))
+
+    def _check_place(self) -> None:
+        devices = sorted({str(p.device) for p in self.params})
+        if len(devices) > 1:
+            raise ValueError(
+                f"the parameters are on {', '.join(devices)}, expected one device: use one SharpnessAware per device"
+            )
+
+
+def _as_rule(rule: Rule | str) -> Rule:
+    found = parse(rule) if isinstance(rule, str) else rule
+    if not isinstance(found, Rule):
+        raise TypeError(
+            f"SharpnessAware got {rule!r} as rule, expected a rule such as sam(rho=0.05) or its text: "
+            f"see `sharpscope.optimizers.names`"
+        )
+    return found
+
+
+def _pieces(piece: Piece) -> Iterable[Piece]:
+    yield piece
+    for value in vars(piece).values():
+        if isinstance(value, Piece):
+            yield from _pieces(value)
+
+
+def _find_bits(memory: Memory) -> Tensor | None:
+    if isinstance(memory.get("bits"), Tensor):
+        bits: Tensor = memory["bits"]
+        return bits
+    found = (_find_bits(child) for child in memory.values() if isinstance(child, dict))
+    return next((bits for bits in found if bits is not None), None)
+
+
+def _copied(value: Any, device: torch.device | None = None) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone() if device is None else value.detach().clone().to(device)
+    if isinstance(value, dict):
+        return {name: _copied(item, device) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item, device) for item in value]
+    return value

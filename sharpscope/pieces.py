@@ -1,0 +1,93 @@
+"""The base of everything that a method is composed of: schedules, masks, perturbations, rules.
+
+A piece is a frozen dataclass without state.  Its ``repr`` is the text that builds it again, so one text serves as
+configuration, command-line argument, attribute in a file and label of a figure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, TypeVar
+
+__all__ = ["Piece", "check_count", "check_piece", "check_range", "resolve"]
+
+P = TypeVar("P", bound="Piece")
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Base class; equality and hash by value.
+
+    ``repr`` shows every number, defaults too, because a text that is stored must mean the same when defaults change; it
+    leaves out only what is absent (None, False, a piece without fields) by default.
+    """
+
+    def __repr__(self) -> str:
+        shown = []
+        for position, field in enumerate(dataclasses.fields(self)):
+            value = getattr(self, field.name)
+            if value == field.default and (value is None or value is False or _is_bare(value)):
+                continue
+            shown.append(repr(value) if position == 0 else f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _is_bare(value: Any) -> bool:
+    return isinstance(value, Piece) and not dataclasses.fields(value)
+
+
+def resolve(piece: P, epoch: int | None, total: int | None) -> P:
+    """Fill in what depends on the data at hand: ``every=None`` becomes one epoch, ``total=None`` the whole training.
+
+    ``epoch`` and ``total`` are in optimizer steps.  Raises ValueError when a piece needs one that is not known.
+    """
+    known = {"every": ("epoch", epoch), "total": ("total", total)}
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(piece):
+        value = getattr(piece, field.name)
+        if isinstance(value, Piece):
+            changes[field.name] = resolve(value, epoch, total)
+        elif value is None and field.name in known:
+            argument, steps = known[field.name]
+            if steps is None:
+                raise ValueError(
+                    f"{type(piece).__name__} got {field.name}=None, expected a number of steps: give {field.name}= in "
+                    f"the rule, or tell the optimizer: SharpnessAware(base, rule, {argument}=STEPS)"
+                )
+            changes[field.name] = steps
+    return dataclasses.replace(piece, **changes) if changes else piece
+
+
+def check_range(
+    owner: str, name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = False
+) -> None:
+    """Raise ValueError unless ``value`` is a schedule or a finite number in [low, high], or [low, high)."""
+    if isinstance(value, Piece):
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and math.isfinite(value) and low <= value and (value < high if open_high else value <= high):
+        return
+    if high == math.inf:
+        expected = f"a finite number >= {low:g}"
+    else:
+        expected = f"a number in [{low:g}, {high:g}{')' if open_high else ']'}"
+    raise ValueError(f"{owner} got {name}={value!r}, expected {expected}: change {name}")
+
+
+def check_count(owner: str, name: str, value: Any, *, optional: bool = False) -> None:
+    """Raise ValueError unless ``value`` is a whole number >= 1 (or None where ``optional``)."""
+    if (value is None and optional) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return
+    kind = "a whole number >= 1 or None" if optional else "a whole number >= 1"
+    raise ValueError(f"{owner} got {name}={value!r}, expected {kind}: change {name}")
+
+
+def check_piece(owner: str, name: str, value: Any, kind: type[Piece]) -> None:
+    """Raise TypeError unless ``value`` is a piece of the kind that the place needs."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(
+            f"{owner} got {name}={value!r}, expected {article} {kind.__name__.lower()}: "
+            f"see `help(sharpscope)` for those there are"
+        )

@@ -1,0 +1,264 @@
+"""A Problem is the function L(w) that is analysed: a model, a loss and data, evaluated at any weights.
+
+The model is never displaced: weights other than its own are handed to it for one call (``torch.func.functional_call``),
+so there is nothing to restore after an exception.  Buffers, modes, gradients and random states are guarded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+
+from sharpscope.examples import Examples, ProblemError, as_batches, cut, merge, on_tensors
+from sharpscope.losses import Objective
+from sharpscope.vectors import Vec
+
+__all__ = ["Problem", "ProblemError"]
+
+_GRADIENT_BYTES = 512 * 2**20  # bound on the per-example gradients held at once
+
+
+class Problem:
+    """``L(w)``: the losses of all examples summed and divided once by their denominator, in eval mode.
+
+    Args:
+        model: a ``torch.nn.Module``; its parameters with ``requires_grad`` are w, in the order of
+            ``named_parameters()``. Tied parameters count once, frozen ones are constants.
+        loss: ``loss(outputs, targets) -> 0-dim tensor``.  Losses of torch are weighted exactly (see ``losses.py``); any
+            other callable must return the mean over the examples of its batch.
+        data: ``(inputs, targets)`` tensors, a ``Dataset``, a ``DataLoader`` or a list of batches.  A batch is
+            ``(inputs, targets)``, where inputs may be a tensor, a tuple (positional arguments) or a dict (keyword
+            arguments); or one dict, which is passed to the model whole and to the loss as targets.
+        batch_size: examples per evaluation for tensors and Datasets; a choice of speed and memory, never of the result.
+            ``None`` suits the input size.
+        denominator: ``denominator(outputs, targets) -> float`` for a callable whose mean is not over examples.
+
+    All of the data is kept on the model's device.  Raises ProblemError for a model without trainable parameters, no
+    data, mixed or mismatched dtypes or devices; a loss that is not one finite number is reported where it is evaluated.
+
+    Example:
+        >>> problem = Problem(nn.Linear(2, 2), nn.CrossEntropyLoss(), (torch.zeros(3, 2), torch.tensor([0, 1, 1])))
+        >>> problem.size, problem.examples
+        (6, 3)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Tensor],
+        data: Any,
+        *,
+        batch_size: int | None = None,
+        denominator: Callable[..., float] | None = None,
+    ) -> None:
+        self.model = model
+        self.objective = Objective(loss, denominator)
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ProblemError("the model has no parameter with requires_grad, expected at least one: unfreeze one")
+        self.names: tuple[str, ...] = tuple(trainable)
+        self._parameters = tuple(trainable.values())
+        self.device, self.dtype = _one_place(trainable)
+        self.epoch: int | None = None  # steps of one pass through the data, where a DataLoader says so
+        if isinstance(data, DataLoader):
+            self.epoch = len(data)
+        self._batches = [on_tensors(batch, lambda x: x.to(self.device)) for batch in as_batches(data, batch_size)]
+        self.examples = sum(batch.examples for batch in self._batches)
+        if not self.examples:
+            raise ProblemError("the data holds no example, expected at least one: check the data set or its filter")
+        _check_dtype(self._batches[0], self.dtype)
+
+    @property
+    def weights(self) -> Vec:
+        """The model's own weights, detached (they share memory with the model)."""
+        return [p.detach() for p in self._parameters]
+
+    @property
+    def size(self) -> int:
+        """n, the number of trainable entries."""
+        return sum(p.numel() for p in self._parameters)
+
+    def describe(self) -> str:
+        """What a figure must say of the function behind it."""
+        return (
+            f"{type(self.model).__name__}, {self.objective.name}, {self.examples} examples, "
+            f"eval mode, {str(self.dtype).removeprefix('torch.')}"
+        )
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Eval mode inside, every module's own mode and the random states afterwards."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            try:
+                self.model.eval()
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    def loss(self, at: Sequence[Tensor] | None = None) -> float:
+        """L at the weights ``at`` (the model's own if None), summed in float64."""
+        with self.guard(), torch.inference_mode():
+            total, weight = 0.0, 0.0
+            for batch in self._batches:
+                numerator, denominator = self._sum(batch, self.weights if at is None else at)
+                total += float(numerator)
+                weight += float(denominator)
+        return self._divide(total, weight)
+
+    def error(self, at: Sequence[Tensor] | None = None) -> float:
+        """Share of examples whose largest output, of shape (examples, classes), is not at the target class."""
+        with self.guard(), torch.inference_mode():
+            weights = self.weights if at is None else at
+            wrong = sum(int((self._outputs(b, weights).argmax(1) != b.targets).sum()) for b in self._batches)
+        return float(wrong / self.examples)
+
+    def example_losses(self, at: Sequence[Tensor] | None = None) -> tuple[Tensor, float]:
+        """``(N,)`` float64 numerators of all examples at ``at``, and the denominator: L is their sum divided by it."""
+        with self.guard(), torch.inference_mode():
+            weights = self.weights if at is None else at
+            single, weight = [], 0.0
+            for batch in self._batches:
+                outputs = self._outputs(batch, weights)
+                single.append(self.objective.each(outputs, batch.targets).double())
+                weight += float(self.objective.weight(outputs, batch.targets))
+        return torch.cat(single), weight if self.objective.mean else 1.0
+
+    def gradient(self, at: Sequence[Tensor] | None = None) -> Vec:
+        """Gradient of L at ``at``; zeros for parameters that the loss does not use."""
+        return self.value_and_gradient(at)[1]
+
+    def value_and_gradient(self, at: Sequence[Tensor] | None = None) -> tuple[float, Vec]:
+        """L and its gradient at ``at``, in one forward and backward pass over the data."""
+        with self.guard(), torch.enable_grad():
+            weights = _leaves(self.weights if at is None else at)
+            sums: Vec = [torch.zeros_like(w) for w in weights]
+            total, weight = 0.0, 0.0
+            for batch in self._batches:
+                numerator, denominator = self._sum(batch, weights)
+                if numerator.requires_grad:
+                    torch._foreach_add_(sums, _gradients(numerator, weights))
+                total += float(numerator.detach())
+                weight += float(denominator)
+        torch._foreach_div_(sums, weight if self.objective.mean else 1.0)
+        return self._divide(total, weight), sums
+
+    def hessian_product(self, vector: Sequence[Tensor], at: Sequence[Tensor] | None = None) -> Vec:
+        """H v at ``at`` by double backward, batch by batch; zeros where the loss is linear or unused."""
+        with self.guard(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            weights = _leaves(self.weights if at is None else at)
+            sums: Vec = [torch.zeros_like(w) for w in weights]
+            weight = 0.0
+            for batch in self._batches:
+                numerator, denominator = self._sum(batch, weights)
+                weight += float(denominator)
+                if not numerator.requires_grad:
+                    continue
+                first = _gradients(numerator, weights, create_graph=True)
+                used = [(g, v) for g, v in zip(first, vector, strict=True) if g.requires_grad]
+                if not used:
+                    continue
+                slope = torch.stack([torch.dot(g.flatten(), v.flatten()) for g, v in used]).sum()
+                torch._foreach_add_(sums, _gradients(slope, weights))
+        torch._foreach_div_(sums, weight if self.objective.mean else 1.0)
+        return sums
+
+    def squared_gradients(self, samples: int | None = None, rng: torch.Generator | None = None) -> Vec:
+        """Diagonal of the empirical Fisher: mean over examples of the squared gradient of the example's own loss.
+
+        Sparse SAM (Mi et al. 2022), eq. (5), at the true labels and in eval mode.  ``samples`` examples are drawn
+        without replacement from ``rng`` (all examples if None or if there are fewer).  For a mean loss with class
+        weights an example's loss is its own numerator.
+        """
+        with self.guard():
+            chosen = self._draw(samples, rng)
+            weights = self.weights
+            chunk = max(1, min(128, _GRADIENT_BYTES // max(1, self.size * weights[0].element_size())))
+            sums: Vec = [torch.zeros_like(w) for w in weights]
+            count = 0
+            for batch in chosen:
+                for start in range(0, batch.examples, chunk):
+                    piece = cut(batch, slice(start, start + chunk))
+                    torch._foreach_add_(sums, self._squares(piece, weights))
+                    count += piece.examples
+        torch._foreach_div_(sums, float(count))
+        return sums
+
+    def _squares(self, batch: Examples, weights: Vec) -> Vec:
+        def of_example(values: dict[str, Tensor], args: Any, kwargs: Any, targets: Any) -> Tensor:
+            one = on_tensors(Examples(args, kwargs, targets, 1), lambda x: x[None])
+            outputs = functional_call(self.model, values, one.args, one.kwargs)
+            return self.objective.each(outputs, one.targets)[0]
+
+        values = dict(zip(self.names, weights, strict=True))
+        per_example = vmap(grad(of_example), in_dims=(None, 0, 0, 0), randomness="different")
+        with sdpa_kernel(SDPBackend.MATH):
+            found = per_example(values, batch.args, batch.kwargs, batch.targets)
+        return [found[name].square_().sum(0) for name in self.names]
+
+    def _draw(self, samples: int | None, rng: torch.Generator | None) -> list[Examples]:
+        if samples is None or samples >= self.examples:
+            return self._batches
+        picked = torch.randperm(self.examples, generator=rng)[:samples].sort().values
+        found, start = [], 0
+        for batch in self._batches:
+            inside = picked[(picked >= start) & (picked < start + batch.examples)] - start
+            start += batch.examples
+            if len(inside):
+                found.append(cut(batch, inside.to(self.device)))
+        return merge(found)
+
+    def _outputs(self, batch: Examples, weights: Sequence[Tensor]) -> Any:
+        return functional_call(self.model, dict(zip(self.names, weights, strict=True)), batch.args, batch.kwargs)
+
+    def _sum(self, batch: Examples, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | float]:
+        numerator, denominator = self.objective.sum(self._outputs(batch, weights), batch.targets)
+        if numerator.dim() or numerator.is_complex():
+            raise ProblemError(
+                f"the loss got shape {tuple(numerator.shape)}, expected one real number: reduce it to its mean or sum"
+            )
+        return numerator, denominator
+
+    def _divide(self, total: float, weight: float) -> float:
+        if not self.objective.mean:
+            return total
+        return total / weight if weight else float("nan")
+
+
+def _leaves(weights: Sequence[Tensor]) -> Vec:
+    return [w.detach().requires_grad_() for w in weights]
+
+
+def _gradients(value: Tensor, weights: Vec, create_graph: bool = False) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, weights, create_graph=create_graph, materialize_grads=True)
+
+
+def _one_place(parameters: dict[str, nn.Parameter]) -> tuple[torch.device, torch.dtype]:
+    devices = sorted({str(p.device) for p in parameters.values()})
+    dtypes = sorted({str(p.dtype) for p in parameters.values()})
+    if len(devices) > 1:
+        raise ProblemError(
+            f"the parameters are on {', '.join(devices)}, expected one device: move the model with .to()"
+        )
+    if len(dtypes) > 1:
+        raise ProblemError(f"the parameters are {', '.join(dtypes)}, expected one dtype: convert with .float()")
+    first = next(iter(parameters.values()))
+    return first.device, first.dtype
+
+
+def _check_dtype(batch: Examples, dtype: torch.dtype) -> None:
+    for value in (*batch.args, *batch.kwargs.values()):
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != dtype:
+            raise ProblemError(
+                f"the inputs are {value.dtype} and the model is {dtype}, expected one dtype: "
+                f"convert the inputs with .to({dtype}) or the model with .to({value.dtype})"
+            )

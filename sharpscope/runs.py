@@ -1,0 +1,195 @@
+"""Training and analysis as they are kept on disk: a run goes in, a fuller run comes out.
+
+Everything here can be killed and called again: what is on disk already is not computed twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sharpscope import data, models
+from sharpscope.analyzers.masks import mask_overlap
+from sharpscope.analyzers.ratio import gradient_ratio
+from sharpscope.analyzers.spectrum import spectrum
+from sharpscope.analyzers.surface import surface
+from sharpscope.ascent.perturbations import Ball
+from sharpscope.data import Images
+from sharpscope.problem import Problem
+from sharpscope.results import Result
+from sharpscope.store import Run, StoreError, create_run, open_run
+from sharpscope.training import Epoch, Settings, train
+
+__all__ = ["ANALYSES", "Analysis", "Experiment", "analyze_run", "problem_of", "train_run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a training run depends on.  ``config()`` is what is stored, ``Experiment.of(config)`` reads it back."""
+
+    settings: Settings = Settings()
+    data: str = "digits"
+    root: str | None = None  # folder of the data files, for sets that are not built in
+    model: str = "convnet"  # a name, or module:function of the user's own code
+    train: int | None = None  # first so many training images; None for all
+    test: int | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Plain numbers and texts."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def of(config: dict[str, Any]) -> Experiment:
+        """Raises StoreError for a configuration that is none."""
+        try:
+            return Experiment(**{**config, "settings": Settings(**config["settings"])})
+        except (KeyError, TypeError) as error:
+            raise StoreError(
+                f"the run's configuration does not describe a training ({error}), expected what `sharpscope train` "
+                f"stores: analyse a run that it made"
+            ) from None
+
+    def images(self) -> Images:
+        """The data, read anew."""
+        return data.load(
+            self.data, self.root, self.settings.seed if self.data == "digits" else 0, self.train, self.test
+        )
+
+    def network(self, images: Images) -> nn.Module:
+        """The network at its first weights."""
+        network = models.build(self.model, images.shape, len(images.classes), self.settings.seed)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def train_run(
+    experiment: Experiment,
+    path: str | Path,
+    *,
+    resume: bool = False,
+    keep: int = 1,
+    progress: bool | None = None,
+    run: Run | None = None,
+) -> Run:
+    """Train and keep everything in the run at ``path``: configuration, curves and masks of every epoch, checkpoints.
+
+    Args:
+        experiment: what to train.
+        path: of the run; must not exist unless ``resume``.
+        resume: go on where an existing run stopped (bit for bit the unbroken run); start it where there is none.
+        keep: how many of the latest checkpoints stay on disk.
+        progress: show a progress bar; None shows it on a terminal only.
+        run: an open, empty run to use instead of ``path``.
+
+    Raises StoreError for a path that exists, and for a run of another configuration, naming what differs.
+    """
+    images = experiment.images()
+    network = experiment.network(images)
+    if run is None:
+        run = open_run(path) if resume and Path(path).exists() else create_run(path, experiment.config())
+    _check_same(run, experiment)
+    with run.lock():
+        steps = run.checkpoints()
+        start = run.checkpoint() if steps else None
+
+        def on_epoch(epoch: Epoch) -> None:
+            if epoch.masks:
+                run.add_masks(epoch.step, epoch.masks)
+            run.add_checkpoint(epoch.step, epoch.checkpoint())
+            run.set_history(epoch.history)
+            run.prune(keep=keep)
+
+        train(network, images, experiment.settings, start, on_epoch, progress)
+    return run
+
+
+def problem_of(run: Run, examples: int | None = None) -> Problem:
+    """The training loss around the last weights of a run, on its first ``examples`` training images, un-augmented."""
+    experiment = Experiment.of(run.config)
+    images = experiment.images()
+    if not run.checkpoints():
+        raise StoreError(
+            f"the run {run.path} has no checkpoint, expected one: train it with `sharpscope train --resume`"
+        )
+    network = experiment.network(images)
+    network.load_state_dict(run.checkpoint()["model"])
+    inputs, targets = images.train
+    return Problem(network, nn.CrossEntropyLoss(), (inputs[:examples], targets[:examples]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """How to analyse a run; the defaults suit a laptop."""
+
+    examples: int | None = 2000  # first so many training images; None for all
+    k: int = 5
+    tol: float = 1e-3
+    resolution: int = 31
+    span: float = 1.0
+    rho: float = 0.1  # of the perturbation behind r
+    seed: int = 0
+    progress: bool | None = None
+
+
+def _mask_overlap(run: Run, problem: Problem, how: Analysis) -> Result | None:
+    steps = run.mask_steps()
+    return mask_overlap({f"step {step}": run.masks(step) for step in steps}) if steps else None
+
+
+ANALYSES: dict[str, Callable[[Run, Problem, Analysis], Result | None]] = {
+    "spectrum": lambda run, problem, how: spectrum(problem, how.k, how.tol, how.seed, progress=how.progress),
+    "surface": lambda run, problem, how: surface(
+        problem, how.resolution, how.span, seed=how.seed, progress=how.progress
+    ),
+    "ratio": lambda run, problem, how: gradient_ratio(problem, Ball(how.rho), seed=how.seed),
+    "masks": _mask_overlap,
+}
+
+
+def analyze_run(
+    run: Run, what: Iterable[str] = tuple(ANALYSES), how: Analysis = Analysis(), *, replace: bool = False
+) -> dict[str, Result]:
+    """Analyse the last weights of a run (of each child, if it has children) and keep the results in it.
+
+    An analysis that the run holds already is kept, unless ``replace``.  Returns the results of the run itself by name;
+    "masks" is absent for a rule without a mask.  Raises StoreError for a run without weights, ValueError for a name
+    that is not in ``ANALYSES``.
+    """
+    chosen = list(what)
+    unknown = [name for name in chosen if name not in ANALYSES]
+    if unknown:
+        raise ValueError(f"got the analysis {unknown[0]!r}, expected some of {', '.join(ANALYSES)}: change the name")
+    for child in run.children():
+        analyze_run(run.child(child), chosen, how, replace=replace)
+    if run.children():
+        return {}
+    missing = [name for name in chosen if replace or name not in run.result_names()]
+    if missing:
+        problem = problem_of(run, how.examples)
+        with run.lock():
+            for name in missing:
+                result = ANALYSES[name](run, problem, how)
+                if result is not None:
+                    run.add_result(name, result, replace=replace)
+    return {name: run.results[name] for name in chosen if name in run.result_names()}
+
+
+def _check_same(run: Run, experiment: Experiment) -> None:
+    stored, wanted = _leaves(run.config), _leaves(experiment.config())
+    for name in {**stored, **wanted}:
+        if stored.get(name) != wanted.get(name):
+            raise StoreError(
+                f"the run {run.path} was made with {name}={stored.get(name)!r}, expected {wanted.get(name)!r}: "
+                f"use the same settings to resume it, or another --out"
+            )
+
+
+def _leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found.update(_leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return found

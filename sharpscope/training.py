@@ -1,0 +1,196 @@
+"""The training loop, readable top to bottom.  It knows no file format: who wants to keep something passes ``on_epoch``.
+
+Everything random is a function of the seed and of where training is: batches of (seed, epoch), augmentation of (seed,
+step), the rule of (seed, step), dropout of (seed, epoch).  A run that was cut off at the end of an epoch and goes on is
+therefore the run that was not cut off, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from sharpscope.data import Images, batches, crop_and_flip
+from sharpscope.history import History
+from sharpscope.optimizers.shell import SharpnessAware
+from sharpscope.optimizers.text import parse
+from sharpscope.pieces import check_count, check_range
+from sharpscope.problem import Problem
+from sharpscope.progress import bar
+from sharpscope.vectors import generator, mix
+
+__all__ = ["Epoch", "Settings", "evaluate", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a training run is, apart from its model and data.  Raises ValueError for a setting out of range."""
+
+    rule: str = "sgd()"  # text of the rule
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 0.1  # at the first step; a cosine takes it to 0 at the last
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        parse(self.rule)
+        for name in ("epochs", "batch_size"):
+            check_count("training", name, getattr(self, name))
+        for name in ("lr", "momentum", "weight_decay"):
+            check_range("training", name, getattr(self, name), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """The state of a training after an epoch, as ``on_epoch`` sees it."""
+
+    step: int  # optimizer steps so far
+    history: History
+    masks: dict[str, Tensor]  # the mask in force; empty for a rule without one
+    checkpoint: Callable[[], dict[str, Any]]  # all that ``train(start=...)`` needs to go on
+
+
+def train(
+    model: nn.Module,
+    images: Images,
+    settings: Settings,
+    start: dict[str, Any] | None = None,
+    on_epoch: Callable[[Epoch], object] = lambda epoch: None,
+    progress: bool | None = None,
+) -> History:
+    """Train ``model`` in place on ``images.train``, test it after every epoch, and return the curves.
+
+    Args:
+        model: on the device to train on; ``images`` are moved there.
+        images: training and test images.
+        settings: rule, epochs, learning rate, ...
+        start: a checkpoint of the same run to go on from.
+        on_epoch: called after every epoch.
+        progress: show a progress bar; None shows it on a terminal only.
+
+    Raises ArithmeticError when the loss is not finite.  The global random state is left as it was.
+    """
+    images = images.to(next(model.parameters()).device)
+    inputs, targets = images.train
+    steps = -(-len(targets) // settings.batch_size)
+    optimizer, scheduler = _optimizer(model, images, settings, steps)
+    history = History(optimizer_text(optimizer), settings.epochs, steps, *(np.zeros(0) for _ in range(6)))
+    if start is not None:
+        history = _restore(start, model, optimizer, scheduler, history)
+    done = len(history.train_loss)
+    used = float(history.seconds[-1]) if done else 0.0
+    with _private_random(model), bar(settings.epochs * steps, settings.rule, progress) as shown:
+        shown.update(done * steps)
+        for epoch in range(done, settings.epochs):
+            began = time.perf_counter()
+            torch.manual_seed(mix("training", settings.seed, epoch))
+            model.train()
+            total = 0.0
+            for rows in batches(len(targets), settings.batch_size, settings.seed, epoch):
+                x, y = inputs[rows], targets[rows]
+                if images.augment:
+                    x = crop_and_flip(x, generator("augment", settings.seed, optimizer.steps), images.pad)
+                lr = float(optimizer.param_groups[0]["lr"])
+                loss = float(optimizer.step(_closure(model, optimizer, x, y)))
+                if not np.isfinite(loss):
+                    raise ArithmeticError(
+                        f"the training loss is {loss} at step {optimizer.steps} of epoch {epoch + 1}, expected a "
+                        f"finite number: lower the learning rate ({settings.lr:g}) or rho, or look at the data"
+                    )
+                scheduler.step()
+                total += loss * len(y)
+                shown.update(1)
+            used += time.perf_counter() - began
+            test_loss, test_error = evaluate(model, *images.test)
+            row = (total / len(targets), test_loss, test_error, lr, optimizer.passes, used)
+            history = _appended(history, row)
+            on_epoch(
+                Epoch(optimizer.steps, history, optimizer.masks(), _snapshot(model, optimizer, scheduler, history))
+            )
+    return history
+
+
+def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy and share of wrong answers in eval mode; the model's mode is left as it was."""
+    problem = Problem(model, nn.CrossEntropyLoss(), (inputs, targets))
+    return problem.loss(), problem.error()
+
+
+def optimizer_text(optimizer: SharpnessAware) -> str:
+    """The resolved rule, in which nothing depends on the data any more."""
+    return repr(optimizer.rule)
+
+
+def _optimizer(
+    model: nn.Module, images: Images, settings: Settings, steps: int
+) -> tuple[SharpnessAware, CosineAnnealingLR]:
+    base = torch.optim.SGD(
+        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    problem = Problem(model, nn.CrossEntropyLoss(), images.train)
+    total = steps * settings.epochs
+    optimizer = SharpnessAware(base, settings.rule, problem, settings.seed, epoch=steps, total=total, model=model)
+    return optimizer, CosineAnnealingLR(optimizer, total)
+
+
+def _closure(model: nn.Module, optimizer: SharpnessAware, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        torch.autograd.backward(loss)
+        return loss
+
+    return closure
+
+
+def _private_random(model: nn.Module) -> Any:
+    device = next(model.parameters()).device
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+_CURVES = ("train_loss", "test_loss", "test_error", "learning_rate", "passes", "seconds")
+
+
+def _appended(history: History, row: tuple[float, ...]) -> History:
+    curves: dict[str, Any] = {
+        name: np.append(getattr(history, name), value) for name, value in zip(_CURVES, row, strict=True)
+    }
+    return dataclasses.replace(history, **curves)
+
+
+def _snapshot(
+    model: nn.Module, optimizer: SharpnessAware, scheduler: CosineAnnealingLR, history: History
+) -> Callable[[], dict[str, Any]]:
+    def snapshot() -> dict[str, Any]:
+        return {
+            "model": dict(model.state_dict()),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "curves": {name: getattr(history, name) for name in _CURVES},
+        }
+
+    return snapshot
+
+
+def _restore(
+    start: dict[str, Any],
+    model: nn.Module,
+    optimizer: SharpnessAware,
+    scheduler: CosineAnnealingLR,
+    history: History,
+) -> History:
+    model.load_state_dict(start["model"])
+    optimizer.load_state_dict(start["optimizer"])
+    scheduler.load_state_dict(start["scheduler"])
+    curves: dict[str, Any] = start["curves"]
+    return dataclasses.replace(history, **curves)

@@ -1,0 +1,111 @@
+"""Linear algebra on lists of tensors: the only place that loops over parameters.
+
+A ``Vec`` is a list of tensors, one per parameter, in one order and on one device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Vec",
+    "add",
+    "dot",
+    "flatten",
+    "generator",
+    "mix",
+    "multiply",
+    "norm",
+    "reject",
+    "scale",
+    "subtract",
+    "unflatten",
+]
+
+Vec = list[Tensor]
+
+
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Inner product over all entries, as a 0-dim tensor that stays on the device.
+
+    Half-precision entries are multiplied and summed in float32; the sums of the tensors are added in float64 where the
+    device has it.
+    """
+    parts = [torch.dot(_wide(x).flatten(), _wide(y).flatten()) for x, y in zip(a, b, strict=True)]
+    return _total(parts)
+
+
+def norm(a: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm over all entries, as a 0-dim tensor that stays on the device (float32 at least)."""
+    if not a:
+        return torch.zeros(())
+    dtype = torch.float32 if a[0].dtype in (torch.float16, torch.bfloat16) else a[0].dtype
+    lengths = torch.stack(torch._foreach_norm(list(a), 2, dtype=dtype))
+    total: Tensor = torch.linalg.vector_norm(lengths)
+    return total
+
+
+def scale(a: Sequence[Tensor], factor: Tensor | float) -> Vec:
+    """factor * a.  A 0-dim tensor as factor costs no synchronisation."""
+    if isinstance(factor, Tensor):
+        factor = factor.to(a[0].dtype)
+    return list(torch._foreach_mul(list(a), factor))
+
+
+def add(a: Sequence[Tensor], b: Sequence[Tensor], alpha: float = 1.0) -> Vec:
+    """a + alpha * b."""
+    return list(torch._foreach_add(list(a), list(b), alpha=alpha))
+
+
+def subtract(a: Sequence[Tensor], b: Sequence[Tensor]) -> Vec:
+    """a - b."""
+    return list(torch._foreach_sub(list(a), list(b)))
+
+
+def multiply(a: Sequence[Tensor], b: Sequence[Tensor]) -> Vec:
+    """Entry by entry; a boolean ``b`` keeps or clears the entries of ``a``."""
+    return [x * y for x, y in zip(a, b, strict=True)]
+
+
+def reject(a: Sequence[Tensor], onto: Sequence[Tensor]) -> Vec:
+    """The part of ``a`` that is orthogonal to ``onto``; all of ``a`` where ``onto`` is zero."""
+    square = dot(onto, onto)
+    share = torch.where(square > 0, dot(a, onto) / square, torch.zeros_like(square))
+    return subtract(a, scale(onto, share))
+
+
+def flatten(a: Iterable[Tensor]) -> Tensor:
+    """One tensor of shape (n,): the tensors one after another, each row by row."""
+    return torch.cat([x.reshape(-1) for x in a])
+
+
+def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Vec:
+    """The inverse of ``flatten``: views of ``flat`` with the shapes of ``like``."""
+    pieces = torch.split(flat, [x.numel() for x in like])
+    return [piece.view(x.shape) for piece, x in zip(pieces, like, strict=True)]
+
+
+def mix(*salt: int | str) -> int:
+    """A 63-bit number that is a function of its arguments alone: the seed of everything random here."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in salt)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(*salt: int | str) -> torch.Generator:
+    """A private CPU generator seeded by ``mix``: the same numbers on every rank, device and rerun."""
+    return torch.Generator().manual_seed(mix(*salt))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    if not parts:
+        return torch.zeros(())
+    stacked = torch.stack(list(parts))
+    return stacked.sum() if stacked.device.type == "mps" else stacked.double().sum()

@@ -1,0 +1,324 @@
+"""Drawings of one result: what is drawn is what the result holds."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from sharpscope import plots
+from sharpscope.plots.layers import layer_blocks
+from sharpscope.plots.masks import layer_chance, mask_axis, mean_chance
+from sharpscope.plots.style import with_error
+from sharpscope.plots.surface import loss_scale
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    pyplot.close("all")
+
+
+@pytest.fixture
+def ax():
+    return Figure(figsize=(5, 4)).subplots()
+
+
+def every(make):
+    return [make.spectrum(), make.surface(), make.line(), make.ratio(), make.overlap(), make.history()]
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_plot_draws_on_the_axes_given_and_returns_them(make):
+    for result in every(make):
+        ax = Figure().subplots()
+        assert plots.plot(result, ax) is ax
+        ax.figure.draw_without_rendering()
+    assert not pyplot.get_fignums()
+
+
+def test_plot_without_axes_makes_one_pyplot_figure_with_labelled_axes(make):
+    for count, result in enumerate(every(make), start=1):
+        ax = plots.plot(result)
+        assert len(pyplot.get_fignums()) == count and pyplot.gcf() is ax.figure
+        assert ax.get_xlabel() or ax.get_ylabel()
+        ax.figure.draw_without_rendering()
+
+
+def test_rcparams_stay_as_they_were(make):
+    with matplotlib.rc_context({"font.size": 13.0, "axes.spines.top": True}):
+        pyplot.close(pyplot.figure())
+        before = dict(matplotlib.rcParams)
+        for result in every(make):
+            plots.plot(result)
+            plots.plot({"SAM": result})
+        with pytest.raises(ValueError, match="orientation="):
+            plots.plot(make.spectrum(), orientation="diagonal")
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_a_result_is_not_changed_by_drawing(make):
+    for result, again in zip(every(make), every(make), strict=True):
+        plots.plot(result)
+        assert result == again
+
+
+def test_unknown_things_are_refused_in_words(make):
+    with pytest.raises(TypeError, match=r"plot got int; expected one of Spectrum, Surface, .*or a mapping"):
+        plots.plot(3)
+    with pytest.raises(TypeError, match=r"plot \('b'\) got str; expected one of"):
+        plots.plot({"a": make.spectrum(), "b": "no"})
+    with pytest.raises(TypeError, match=r"several kinds \(History, Spectrum\); expected one kind"):
+        plots.plot({"a": make.spectrum(), "b": make.history()})
+    with pytest.raises(ValueError, match="empty mapping; expected at least one"):
+        plots.plot({})
+    with pytest.raises(ValueError, match="leave ax= out"):
+        plots.plot({"a": make.spectrum()}, ax=Figure().subplots())
+    assert not pyplot.get_fignums()
+
+
+def test_a_refused_option_leaves_no_figure_behind(make):
+    with pytest.raises(ValueError, match="expected one of 'heatmap', 'time', 'layers', 'density'"):
+        plots.plot(make.overlap(), view="pie")
+    assert not pyplot.get_fignums()
+
+
+@pytest.mark.parametrize("orientation", ["vertical", "horizontal"])
+def test_spectrum_bars_are_eigenvalues_and_error_bars_residuals(make, ax, orientation):
+    result = make.spectrum(eigenvalues=[9.0, 4.0, -1.0], residuals=[0.5, 0.25, 0.125])
+    plots.draw_spectrum(ax, result, orientation=orientation)
+    bars = ax.containers[-1]
+    upright = orientation == "vertical"
+    lengths = [bar.get_height() if upright else bar.get_width() for bar in bars]
+    np.testing.assert_array_equal(lengths, result.eigenvalues)
+    segments = np.array(bars.errorbar.lines[2][0].get_segments())[:, :, 1 if upright else 0]
+    np.testing.assert_allclose((segments[:, 1] - segments[:, 0]) / 2, result.residuals)
+    names = ax.get_xticklabels() if upright else ax.get_yticklabels()
+    assert [name.get_text() for name in names] == [r"$\lambda_{1}$", r"$\lambda_{2}$", r"$\lambda_{3}$"]
+    assert "eigenvalue" in (ax.get_ylabel() if upright else ax.get_xlabel())
+
+
+def test_spectrum_title_is_the_ratio_with_its_error(make, ax):
+    plots.draw_spectrum(ax, make.spectrum(eigenvalues=[10.0, 5.0], residuals=[0.1, 0.05]))
+    assert ax.get_title() == r"$\lambda_1 / \lambda_{2}$ = 2.00 ± 0.04"
+    plots.draw_spectrum(ax, make.spectrum(eigenvalues=[10.0, 0.0], residuals=[0.1, 0.05]))
+    assert "(error unbounded)" in ax.get_title()
+    plots.draw_spectrum(ax, make.spectrum(eigenvalues=[10.0], residuals=[0.1]))
+    assert ax.get_title() == r"$\lambda_1$ = 10.0 ± 0.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (3.41234, 0.021, "3.41 ± 0.02"),
+        (152.0, 12.0, "152 ± 12"),
+        (2.5, 1e-9, "2.500 ± 1e-09"),
+        (1e6, 10.0, "1.000e+06 ± 1e+01"),
+        (3.0, float("inf"), "3 (error unbounded)"),
+        (3.0, 0.0, "3"),
+        (float("nan"), 0.1, "nan"),
+    ],
+)
+def test_numbers_show_the_digits_that_their_error_allows(value, error, text):
+    assert with_error(value, error) == text
+
+
+def test_surface_contours_cover_the_finite_range_on_a_log_scale(make, ax):
+    result = make.surface()
+    plots.draw_surface(ax, result)
+    filled = ax.collections[0]
+    assert isinstance(filled.norm, matplotlib.colors.LogNorm)
+    assert (filled.norm.vmin, filled.norm.vmax) == pytest.approx((result.loss.min(), result.loss.max()))
+    np.testing.assert_allclose(np.diff(np.log(filled.levels)), np.diff(np.log(filled.levels))[0])
+    assert ax.get_xlim() == (-1, 1) and ax.get_xlabel() == r"$\alpha$ (filter norms)"
+    assert ax.figure.axes[1].get_ylabel() == "loss (log scale)"
+    assert any(list(line.get_xdata()) == [0] and list(line.get_ydata()) == [0] for line in ax.lines)
+
+
+def test_surface_rows_are_beta(make, ax):
+    x, y = np.meshgrid(np.linspace(-1, 1, 9), np.linspace(-1, 1, 7))
+    plots.draw_surface(ax, make.surface(loss=np.exp(x + 0 * y)), levels=3)
+    low = ax.collections[0].get_paths()[0].get_extents()  # the least values are at the left, for every beta
+    assert low.x0 == -1 and low.x1 < 0.1 and (low.y0, low.y1) == (-1, 1)
+
+
+def test_surface_hatches_cells_that_are_not_finite(make, ax):
+    loss = make.surface().loss.copy()
+    loss[:4, :4], loss[-1, -1] = np.nan, np.inf
+    plots.draw_surface(ax, make.surface(loss=loss))
+    assert [patch.get_hatch() for patch in ax.patches] == ["//////"]
+    assert ax.collections[0].norm.vmax == pytest.approx(loss[np.isfinite(loss)].max())
+    clean = Figure().subplots()
+    plots.draw_surface(clean, make.surface())
+    assert not clean.patches
+
+
+def test_surface_without_any_finite_value_says_so(make, ax):
+    plots.draw_surface(ax, make.surface(loss=np.full((4, 4), np.nan)))
+    assert texts(ax) == ["no finite loss"] and len(ax.figure.axes) == 1
+    ax.figure.draw_without_rendering()
+
+
+def test_constant_surface_has_one_colour_and_a_valid_scale(make, ax):
+    plots.draw_surface(ax, make.surface(loss=np.full((5, 5), 0.3)))
+    norm = ax.collections[0].norm
+    assert norm.vmin < 0.3 < norm.vmax
+    ax.figure.draw_without_rendering()
+
+
+def test_loss_that_is_not_positive_is_shifted_by_a_stated_offset(make, ax):
+    result = make.surface(loss=make.surface().loss - 1.0)
+    scale = loss_scale([result])
+    assert scale.offset > 0 and scale.levels[0] > 0
+    np.testing.assert_allclose(scale.levels[[0, -1]] - scale.offset, [result.loss.min(), result.loss.max()])
+    plots.draw_surface(ax, result)
+    assert ax.figure.axes[1].get_ylabel() == f"loss + {scale.offset:.3g} (log scale)"
+
+
+@pytest.mark.parametrize(
+    ("limits", "extend"),
+    [({}, "neither"), ({"vmax": 5.0}, "max"), ({"vmin": 0.1}, "min"), ({"vmin": 0.1, "vmax": 5.0}, "both")],
+)
+def test_clipped_values_extend_the_scale(make, ax, limits, extend):
+    assert loss_scale([make.surface()], **limits).extend == extend
+    plots.draw_surface(ax, make.surface(), **limits)
+    assert ax.collections[0].extend == extend
+    ax.figure.draw_without_rendering()
+
+
+def test_surface_refuses_what_it_cannot_draw(make, ax):
+    with pytest.raises(ValueError, match="got 1 x 5 points; expected at least 2 x 2"):
+        plots.draw_surface(ax, make.surface(loss=np.ones((1, 5))))
+    with pytest.raises(ValueError, match="got vmin=3 and vmax=2; expected vmin < vmax"):
+        plots.draw_surface(ax, make.surface(), vmin=3, vmax=2)
+
+
+def test_line_has_a_band_of_one_standard_error_and_marks_gaps(make, ax):
+    loss = make.line().loss.copy()
+    loss[-3:] = np.inf
+    result = make.line(loss=loss)
+    plots.draw_line(ax, result)
+    vertices = ax.collections[0].get_paths()[0].vertices
+    assert vertices[:, 1].max() == pytest.approx((result.loss + result.stderr)[:-3].max())
+    np.testing.assert_array_equal(ax.lines[0].get_ydata()[:-3], loss[:-3])
+    np.testing.assert_array_equal(ax.lines[-1].get_xdata(), result.alpha[-3:])
+    plots.draw_line(Figure().subplots(), make.line(loss=np.full(41, np.nan)), log=True)
+
+
+def test_ratio_bars_sum_to_the_share(make, ax):
+    result = make.ratio(zeros=False, edges=np.linspace(-30, 30, 601))
+    plots.draw_ratio(ax, result)
+    negative, positive, _ = ax.patches
+    assert negative.get_data().values.sum() == pytest.approx(100 * result.share_below_zero)
+    assert negative.get_data().values.sum() + positive.get_data().values.sum() == pytest.approx(100)
+    assert negative.get_data().edges.max() <= 0 <= positive.get_data().edges.min()
+    assert texts(ax) == [f"r < 0: {100 * result.share_below_zero:.1f} %"]
+    assert r"\log_{10}" in ax.get_xlabel() and ax.get_title(loc="right") == ""
+
+
+def test_ratio_counts_what_no_bar_shows(make, ax):
+    result = make.ratio(base="ln")
+    plots.draw_ratio(ax, result)
+    note = ax.get_title(loc="right")
+    for count in (result.zero_numerators, result.zero_denominators, result.below, result.above):
+        assert str(count.sum()) in note
+    assert r"\ln" in ax.get_xlabel()
+
+
+def test_ratio_bin_across_zero_is_drawn_in_both_colours(make, ax):
+    plots.draw_ratio(ax, make.ratio(edges=np.array([-2.0, -0.5, 0.5, 2.0])))
+    negative, positive, _ = ax.patches
+    np.testing.assert_array_equal(negative.get_data().edges, [-2.0, -0.5, 0.0])
+    np.testing.assert_array_equal(positive.get_data().edges, [0.0, 0.5, 2.0])
+    assert negative.get_data().values[-1] == positive.get_data().values[0]
+
+
+def test_mask_heatmap_shows_jaccard_from_0_to_1_and_chance(make, ax):
+    result = make.overlap()
+    plots.draw_masks(ax, result)
+    image = ax.images[0]
+    np.testing.assert_array_equal(image.get_array(), result.jaccard)
+    assert image.get_clim() == (0, 1) and image.origin == "upper"
+    assert f"chance, {mean_chance(result):.2f}" in ax.figure.axes[1].get_ylabel()
+    assert mean_chance(result) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_mask_time_shows_first_previous_and_chance(make, ax):
+    result = make.overlap(masks=5)
+    plots.draw_masks(ax, result, view="time")
+    first, previous, chance = ax.lines
+    np.testing.assert_array_equal(first.get_xdata(), 390 * np.arange(1, 5))
+    np.testing.assert_array_equal(first.get_ydata(), result.jaccard[0, 1:])
+    np.testing.assert_array_equal(previous.get_ydata(), np.diag(result.jaccard, 1))
+    np.testing.assert_array_equal(chance.get_ydata(), result.chance_jaccard[0, 1:])
+    assert chance.get_linestyle() == "--" and ax.get_xlabel() == "mask at step"
+
+
+@pytest.mark.parametrize("layers", [10, 62])
+def test_mask_layers_show_first_against_last_and_the_chance_of_each(make, ax, layers):
+    result = make.overlap(layers=layers)
+    plots.draw_masks(ax, result, view="layers")
+    np.testing.assert_array_equal([bar.get_height() for bar in ax.containers[0]], result.layer_jaccard[:, 0, -1])
+    marks = next(line for line in ax.lines if line.get_marker() == "_")
+    np.testing.assert_array_equal(marks.get_ydata(), layer_chance(result))
+    a, b = result.selected[3, 0], result.selected[3, -1]
+    both = a * b / result.sizes[3]
+    assert layer_chance(result)[3] == pytest.approx(both / (a + b - both))
+
+
+def test_mask_density_shows_shares_per_layer(make, ax):
+    result = make.overlap(layers=10)
+    plots.draw_masks(ax, result, view="density")
+    np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], 100 * result.density[:, -1])
+
+
+@pytest.mark.parametrize("view", ["heatmap", "time", "layers", "density"])
+def test_one_mask_can_be_drawn(make, ax, view):
+    plots.draw_masks(ax, make.overlap(masks=1, layers=4), view=view)
+    assert texts(ax) == (["one mask only: nothing to compare"] if view in ("time", "layers") else [])
+    ax.figure.draw_without_rendering()
+
+
+def test_mask_labels_that_end_in_numbers_make_a_time_axis():
+    places, name = mask_axis(("step 0", "step 10", "step 30"))
+    assert places.tolist() == [0, 10, 30] and name == "step"
+    assert mask_axis(("a", "b"))[1] is None
+    assert mask_axis(("step 2", "step 1"))[1] is None
+    assert mask_axis(("step 1", "epoch 2"))[1] is None
+
+
+def test_layer_names_fall_back_to_their_blocks(make):
+    names = make.overlap().layers
+    assert [text for _, _, text in layer_blocks(names, 0.9)] == list(names)
+    blocks = layer_blocks(names, 1.8)
+    assert [text for _, _, text in blocks][:4] == ["conv1.weight", "bn1", "layer1.0", "layer1.1"]
+    assert sum(size for _, size, _ in blocks) == len(names)
+    assert [start for start, _, _ in blocks] == np.cumsum([0] + [size for _, size, _ in blocks])[:-1].tolist()
+
+
+def test_history_shows_loss_and_error_over_epochs_or_passes(make, ax):
+    result = make.history(epochs=7)
+    plots.draw_history(ax, result)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), result.train_loss)
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.arange(1, 8))
+    twin = ax.figure.axes[1]
+    np.testing.assert_allclose(twin.lines[0].get_ydata(), 100 * result.test_error)
+    assert (ax.get_xlabel(), ax.get_yscale(), twin.get_ylabel()) == ("epoch", "log", "test error (%)")
+    other = plots.draw_history(Figure().subplots(), result, x="passes")
+    np.testing.assert_array_equal(other.lines[0].get_xdata(), result.passes)
+    with pytest.raises(ValueError, match="got 'hours'; expected 'epochs' or 'passes'"):
+        plots.draw_history(Figure().subplots(), result, x="hours")
+
+
+def test_short_and_diverged_histories_are_drawn(make):
+    for epochs in (0, 1, 2):
+        ax = plots.draw_history(Figure().subplots(), make.history(epochs=epochs))
+        ax.figure.draw_without_rendering()
+        assert texts(ax) == ([] if epochs else ["no finished epoch"])
+    for loss in ([np.nan, np.inf], [0.0, -1.0]):
+        ax = plots.draw_history(Figure().subplots(), make.history(epochs=2, train_loss=loss))
+        ax.figure.draw_without_rendering()
+        assert ax.get_yscale() == "linear"
