@@ -68,7 +68,9 @@ def table(run: Run, style: str = "github") -> str:
         rows.append(
             {
                 "method": name,
-                "test error (%)": f"{100 * history.test_error[-1]:.2f}" if history else "",
+                "test error (%)": f"{100 * history.test_error[-1]:.2f} +- {100 * history.test_stderr[-1]:.2f}"
+                if history
+                else "",
                 "lambda_1": _with_error(top, float(spectrum.residuals[0])) if spectrum else "",
                 "lambda_1 / first row's": f"{top / reference:.2f}" if spectrum else "",
                 "lambda_1/lambda_5": _with_error(spectrum.ratio, spectrum.ratio_error) if spectrum else "",

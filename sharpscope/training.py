@@ -84,7 +84,8 @@ def train(
     inputs, targets = images.train
     steps = -(-len(targets) // settings.batch_size)
     optimizer, scheduler = _optimizer(model, images, settings, steps)
-    history = History(optimizer_text(optimizer), settings.epochs, steps, *(np.zeros(0) for _ in range(6)))
+    empty = [np.zeros(0) for _ in _CURVES]
+    history = History(repr(optimizer.rule), settings.epochs, steps, len(images.test_targets), *empty)
     if start is not None:
         history = _restore(start, model, optimizer, scheduler, history)
     done = len(history.train_loss)
@@ -124,11 +125,6 @@ def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, 
     """Mean cross-entropy and share of wrong answers in eval mode; the model's mode is left as it was."""
     problem = Problem(model, nn.CrossEntropyLoss(), (inputs, targets))
     return problem.loss(), problem.error()
-
-
-def optimizer_text(optimizer: SharpnessAware) -> str:
-    """The resolved rule, in which nothing depends on the data any more."""
-    return repr(optimizer.rule)
 
 
 def _optimizer(

@@ -14,9 +14,10 @@ __all__ = ["Batch"]
 
 
 class Batch:
-    """One batch as a closure for ``SharpnessAware.step``: clears the gradients, runs forward and backward, returns the loss.
+    """One batch as a closure for ``SharpnessAware.step``.
 
-    Beyond a plain closure it can restrict itself to some of its examples, which rules that select data (ESAM) ask for.
+    It clears the gradients, runs forward and backward and returns the loss.  Beyond a plain closure it can restrict
+    itself to some of its examples, which rules that select data (ESAM) ask for.
 
     Args:
         model: called as ``model(x)``, in the mode it is in.

@@ -116,7 +116,7 @@ def make_history(method="SGD", epochs=60, seed=0, train_loss=None):
     loss = (2.0 * np.exp(-6 * time**0.8) + floor) * noise if train_loss is None else np.asarray(train_loss)
     error = (0.045 + 0.003 * SHARPNESS[method] + 0.5 * np.exp(-5 * time)) * noise
     return History(
-        method, epochs, 390, loss, 1.4 * loss, error, 0.1 * np.ones(epochs),
+        method, epochs, 390, 10_000, loss, 1.4 * loss, error, 0.1 * np.ones(epochs),
         390.0 * cost * np.arange(1, epochs + 1), 20.0 * np.arange(1, epochs + 1),
     )  # fmt: skip
 

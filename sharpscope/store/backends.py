@@ -1,0 +1,167 @@
+"""Where the parts of a run are: in a folder, or in one packed file.  A run asks both the same questions.
+
+Names of parts are paths without a suffix: "run", "history", "checkpoints/000000120", "results/spectrum",
+"sam/run" (the child run "sam").
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from sharpscope.store.errors import MissingPart, StoreError
+from sharpscope.store.files import TEMPORARY, fsync_folder
+from sharpscope.store.nodes import Branch
+from sharpscope.store.parts import open_hdf5, read_header, verified, write_part
+
+__all__ = ["DRAWERS", "NAME", "SUFFIX", "Backend", "Folder", "check_name", "check_origin", "kind_of", "make_folder"]
+
+SUFFIX = ".h5"
+DRAWERS = {"checkpoints": "checkpoint", "masks": "masks", "results": "result"}  # folder: kind of its parts
+SINGLES = {"run": "run", "history": "result"}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+LEVELS = 16  # of children of children
+OWN = ("run_id", "part", "step", "ordinal", "result")  # attributes that the run itself writes
+
+
+class Backend(Protocol):
+    """What a run needs to know about its parts."""
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """Every part, those of children included, in one fixed order."""
+
+    def read(self, name: str) -> Branch:
+        """The verified root of one part."""
+
+    def header(self, name: str) -> dict[str, Any]:
+        """The attributes of one part, without its data."""
+
+    def size(self, name: str) -> int:
+        """Bytes of one part."""
+
+    def child(self, name: str) -> Backend:
+        """The parts of one child run."""
+
+
+class Folder:
+    """Parts as files; the folder is looked at anew each time, so a reader sees what a writer adds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        return list(self._names(self.path, "", 0))
+
+    def read(self, name: str) -> Branch:
+        path = self.file(name)
+        with open_hdf5(path) as file:
+            branch = verified(file, str(path), kind_of(name))
+        return branch
+
+    def header(self, name: str) -> dict[str, Any]:
+        return read_header(self.file(name), kind_of(name))
+
+    def size(self, name: str) -> int:
+        return self.file(name).stat().st_size
+
+    def child(self, name: str) -> Folder:
+        return Folder(self.path / name)
+
+    def file(self, name: str) -> Path:
+        """The file of a part that is there; links out of the run are refused."""
+        path = self.path / (name + SUFFIX)
+        for place in [path, *path.parents[: name.count("/")]]:
+            if place.is_symlink():
+                raise StoreError(f"{place}: got a symbolic link inside a run, expected a file: copy the file here")
+        if not path.is_file():
+            raise MissingPart(
+                f"{path}: got no such part in the run {self.path}, expected one that it holds: see Run.tree()"
+            )
+        return path
+
+    def _names(self, folder: Path, prefix: str, level: int) -> Iterator[str]:
+        found = {entry.name: entry for entry in os.scandir(folder) if not entry.name.startswith(TEMPORARY)}
+        yield from (prefix + single for single in SINGLES if single + SUFFIX in found)
+        for drawer in DRAWERS:
+            if drawer not in found:
+                continue
+            if found[drawer].is_symlink() or not found[drawer].is_dir():
+                raise StoreError(
+                    f"{found[drawer].path}: got something else, expected a folder of parts: copy the parts here"
+                )
+            inside = (name for name in os.listdir(folder / drawer) if name.endswith(SUFFIX) and NAME.fullmatch(name))
+            yield from (f"{prefix}{drawer}/{name.removesuffix(SUFFIX)}" for name in sorted(inside, key=_by_number))
+        if level == LEVELS:
+            return
+        for name in sorted(found, key=_by_number):
+            entry = found[name]
+            child = NAME.fullmatch(name) and name not in DRAWERS and entry.is_dir(follow_symlinks=False)
+            if child and (folder / name / ("run" + SUFFIX)).is_file():
+                yield from self._names(folder / name, f"{prefix}{name}/", level + 1)
+
+
+def make_folder(path: Path, config: dict[str, Any], provenance: Mapping[str, Any], ordinal: int) -> Path:
+    """Make the folder of a run with ``ordinal`` older siblings, and its ``run.h5``; refuses what is there already."""
+    for name in provenance:
+        if name in OWN:
+            raise StoreError(f"{path}: got the attribute name {name!r}, expected one that is free: rename it")
+    if path.is_symlink() or path.exists():
+        if not path.is_dir():
+            raise StoreError(f"{path}: got a file that exists, expected a new folder: choose another")
+        if any(path.iterdir()):
+            raise StoreError(
+                f"{path}: got a folder that is not empty, expected a new one: choose another, or open_run it"
+            )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: got {error.strerror!r}, expected a folder that can be made: choose another"
+        ) from error
+    own = {"run_id": secrets.token_hex(8), "ordinal": ordinal}
+    write_part(path / ("run" + SUFFIX), "run", config, dict(provenance) | own)
+    return path
+
+
+def kind_of(name: str) -> str:
+    """The kind of a part, which its name tells."""
+    parts = name.split("/")
+    if len(parts) > 1 and parts[-2] in DRAWERS:
+        return DRAWERS[parts[-2]]
+    return SINGLES.get(parts[-1], "result")
+
+
+def check_name(name: str, what: str, where: str) -> None:
+    """Raise StoreError unless a name can be a file, a group and a word on a command line."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise StoreError(
+            f"{where}: got {name!r} as the name of a {what}, expected letters, digits and . _ + - with a letter or "
+            f"digit first: rename it"
+        )
+    if what == "child" and (name in DRAWERS or name in SINGLES or name.endswith(SUFFIX)):
+        raise StoreError(
+            f"{where}: got {name!r} as the name of a child, which the run itself uses, expected another: rename it"
+        )
+
+
+def check_origin(attributes: Mapping[str, Any], name: str, run_id: Any, where: str) -> None:
+    """Raise StoreError where a part says that it has another name or belongs to another run."""
+    part, of = attributes.get("part", name), attributes.get("run_id", run_id)
+    if (part, of) != (name, run_id):
+        raise StoreError(
+            f"{where}: got the part {part!r} of the run {of!r}, expected {name!r} of {run_id!r}: the file was renamed or "
+            f"comes from another run, put it back"
+        )
+
+
+def _by_number(name: str) -> tuple[tuple[int, str], ...]:
+    """Order in which sam2 comes before sam10."""
+    parts = re.split("([0-9]+)", name)  # texts at even places, digits at odd ones
+    return tuple((int(part), "") if place % 2 else (-1, part) for place, part in enumerate(parts))

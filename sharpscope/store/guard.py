@@ -1,0 +1,222 @@
+"""Reading HDF5 that a stranger may have made: look at everything before touching any of it.
+
+HDF5 files can name other files (external links, external storage, virtual datasets), load native code (filters that are
+plugins), point in circles, and declare terabytes in a kilobyte.  None of that is ever needed for plain arrays, so the
+walk refuses it by name.  Links are inspected without being followed; an object is opened only through a hard link that
+was not met before; data are read only when layout, type, filters and size are known to be plain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import numpy as np
+
+from sharpscope.store.errors import StoreError
+from sharpscope.store.nodes import Attribute, Branch, Leaf, Node
+
+__all__ = ["LIMIT", "checked_child", "read_attributes", "read_branch", "reading"]
+
+LIMIT = 64 << 30  # bytes that one part may declare
+ATTRIBUTE_LIMIT = 1 << 20  # bytes of one attribute
+BOMB_FROM, BOMB_RATIO = 16 << 20, 2000  # gzip cannot compress more than 1032 to 1
+DEPTH = 100
+REMEDY = "do not open this file with other programs unless you trust its maker"
+FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}
+LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
+TYPES = {
+    h5py.h5t.BITFIELD: "a bit field",
+    h5py.h5t.OPAQUE: "an opaque type",
+    h5py.h5t.COMPOUND: "a compound type",
+    h5py.h5t.REFERENCE: "an object or region reference",
+    h5py.h5t.ENUM: "an enumeration",
+    h5py.h5t.VLEN: "a variable-length type",
+    h5py.h5t.ARRAY: "an array type",
+}
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn whatever HDF5 raises on a damaged file into a StoreError that names the file."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except MemoryError as error:
+        raise StoreError(
+            f"{where}: got more data than fits into memory, expected less: open it where there is more memory"
+        ) from error
+    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, TypeError, UnicodeError and more
+        said = str(error).split("\n")[0] or type(error).__name__
+        raise StoreError(
+            f"{where}: got a damaged or truncated file (HDF5 says: {said}), expected an intact one: use another copy"
+        ) from error
+
+
+def read_branch(group: h5py.Group, where: str, limit: int = LIMIT) -> Branch:
+    """Every node under a group, checked and in memory; raises StoreError at the first thing that is not plain."""
+    return _Walk(where, group.file.id.get_filesize(), limit).branch(group, "", 0)
+
+
+def checked_child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset | None:
+    """The object behind a hard link, or None where there is no such name; any other link is refused."""
+    raw = name.encode()
+    if not group.id.links.exists(raw):
+        return None
+    return _Walk(where, 0, 0).open(group, raw, name)
+
+
+def read_attributes(target: h5py.Group | h5py.Dataset, where: str, path: str = "") -> dict[str, Attribute]:
+    """The attributes of one object: texts, bools, integers, floats and short rows of integers; all else is refused."""
+    found: dict[str, Attribute] = {}
+    for name in target.attrs:
+        place = f"{path or '/'} (attribute {name})"
+        attribute = target.attrs.get_id(name)
+        kind = attribute.get_type()
+        shape = attribute.shape
+        size = kind.get_size() * math.prod(shape)
+        if kind.committed():
+            raise _refusal(where, place, "a committed datatype", "plain numbers and texts")
+        if size > ATTRIBUTE_LIMIT:
+            raise _refusal(where, place, f"{size} bytes", f"at most {ATTRIBUTE_LIMIT}")
+        _check_type(kind, where, place, enum=True)
+        value = target.attrs[name]
+        if isinstance(value, bytes):
+            found[name] = bytes(value).decode()
+        elif isinstance(value, np.bool_ | np.integer | np.floating):
+            found[name] = value.item()
+        elif isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu":
+            found[name] = tuple(value.tolist())
+        else:
+            raise _refusal(where, place, f"a {type(value).__name__}", "a text, a number or a row of integers")
+    return found
+
+
+class _Walk:
+    """One pass over one file: what was met, how many bytes were declared and stored."""
+
+    def __init__(self, where: str, size: int, limit: int) -> None:
+        self.where, self.size, self.limit = where, size, limit
+        self.met: set[Any] = set()
+        self.declared = self.stored = 0
+
+    def refuse(self, path: str, got: str, expected: str) -> StoreError:
+        return _refusal(self.where, path, got, expected)
+
+    def open(self, group: h5py.Group, raw: bytes, path: str) -> h5py.Group | h5py.Dataset:
+        """Open one child through its hard link."""
+        link = group.id.links.get_info(raw)
+        if link.type != h5py.h5l.TYPE_HARD:
+            raise self.refuse(
+                path, LINKS.get(link.type, "a user-defined link"), "groups and datasets of this file itself"
+            )
+        found = h5py.h5o.open(group.id, raw)
+        if isinstance(found, h5py.h5g.GroupID):
+            target: h5py.Group | h5py.Dataset = h5py.Group(found)
+        elif isinstance(found, h5py.h5d.DatasetID):
+            target = h5py.Dataset(found)
+        else:
+            raise self.refuse(path, "a committed datatype", "groups and datasets")
+        self.meet(target, path)
+        return target
+
+    def meet(self, target: h5py.Group | h5py.Dataset, path: str) -> None:
+        address = h5py.h5o.get_info(target.id).addr
+        if address in self.met:
+            raise self.refuse(path, "a second hard link to the same object", "every object once")
+        self.met.add(address)
+
+    def branch(self, group: h5py.Group, path: str, depth: int) -> Branch:
+        if depth > DEPTH:
+            raise self.refuse(path[:80], f"more than {DEPTH} levels of groups", "fewer")
+        if depth == 0:
+            self.meet(group, path)
+        children: dict[str, Node] = {}
+        for raw in list(group.id):
+            name = raw.decode()
+            place = f"{path}/{name}"
+            target = self.open(group, raw, place)
+            children[name] = (
+                self.branch(target, place, depth + 1) if isinstance(target, h5py.Group) else self.leaf(target, place)
+            )
+        attributes = read_attributes(group, self.where, path)
+        return Branch(_ordered(children, attributes.get("type")), attributes)
+
+    def leaf(self, dataset: h5py.Dataset, path: str) -> Leaf:
+        how = dataset.id.get_create_plist()
+        layout, kind = how.get_layout(), dataset.id.get_type()
+        if layout == h5py.h5d.VIRTUAL:
+            raise self.refuse(path, "a virtual dataset, which reads other files", "data in this file itself")
+        if how.get_external_count():
+            raise self.refuse(path, "external storage, which reads another file", "data in this file itself")
+        for index in range(how.get_nfilters()):
+            number = how.get_filter(index)[0]
+            if number not in FILTERS:
+                raise self.refuse(path, f"the filter number {number}", f"none but {', '.join(FILTERS.values())}")
+        if kind.committed():
+            raise self.refuse(path, "a committed datatype", "plain numbers and texts")
+        _check_type(kind, self.where, path)
+        compressed = layout == h5py.h5d.CHUNKED
+        self.check_size(dataset, path, math.prod(how.get_chunk()) if compressed else 0)
+        attributes = read_attributes(dataset, self.where, path)
+        if dataset.shape is None:
+            return Leaf(None, attributes)
+        array = np.empty(dataset.shape, dataset.dtype)
+        if array.size:
+            dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+        return Leaf(array, attributes, compressed and bool(how.get_nfilters()))
+
+    def check_size(self, dataset: h5py.Dataset, path: str, chunk: int) -> None:
+        """Refuse what declares more than the limit, than it stores, or than the file holds."""
+        item = dataset.id.get_type().get_size()
+        declared = item * max(math.prod(dataset.shape or ()) if dataset.shape is not None else 0, chunk)
+        stored = dataset.id.get_storage_size()
+        self.declared, self.stored = self.declared + declared, self.stored + stored
+        if self.declared > self.limit:
+            raise self.refuse(path, f"{self.declared} declared bytes", f"at most {self.limit} in one part")
+        if self.stored > self.size:
+            raise self.refuse(
+                path, f"{self.stored} stored bytes in a file of {self.size}", "no more than the file holds"
+            )
+        if not chunk and stored != declared:
+            raise self.refuse(path, f"{declared} declared but {stored} stored bytes", "all of the data in the file")
+        if chunk and declared > max(BOMB_FROM, BOMB_RATIO * stored):
+            raise self.refuse(path, f"{declared} bytes compressed to {stored}", f"at most {BOMB_RATIO} to 1")
+
+
+def _ordered(children: dict[str, Node], kind: Attribute | None) -> dict[str, Node]:
+    """Children in the order of the tree: by ``index`` in a dict, by number in a list."""
+    if kind == "dict":
+        places = [child.attributes.get("index") for child in children.values()]
+        if sorted(place for place in places if isinstance(place, int)) != list(range(len(children))):
+            raise ValueError("the order of a dict is lost")
+        names = sorted(children, key=lambda name: children[name].attributes["index"])
+        return {name: children[name] for name in names}
+    if kind in ("list", "tuple"):
+        return {str(place): children[str(place)] for place in range(len(children))}
+    return children
+
+
+def _check_type(kind: Any, where: str, path: str, enum: bool = False) -> None:
+    number = kind.get_class()
+    if number == h5py.h5t.STRING and not kind.is_variable_str():
+        return
+    if number in (h5py.h5t.INTEGER, h5py.h5t.FLOAT) and kind.get_size() <= 8:
+        return
+    if enum and number == h5py.h5t.ENUM and kind.dtype == np.bool_:
+        return
+    if number == h5py.h5t.STRING:
+        got = "a variable-length text"
+    elif number in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
+        got = f"a number of {kind.get_size()} bytes"
+    else:
+        got = TYPES.get(number, f"a type of HDF5 class {number}")
+    raise _refusal(where, path, got, "plain numbers and fixed-length texts")
+
+
+def _refusal(where: str, path: str, got: str, expected: str) -> StoreError:
+    return StoreError(f"{where}: got {got} at {path or '/'!r}, expected {expected}: {REMEDY}")

@@ -1,0 +1,174 @@
+"""One file out of a run, for mail and archives; every reader takes it where it takes a folder.
+
+Schema 1.  A packed run is an HDF5 file in which every part is a group under the part's name ("run",
+"checkpoints/000000120", "results/spectrum", "sam/run"), with the attributes and the checksum of the part.  The root
+group has the header of a part with kind "packed run"; its group ``_index`` lists ``names``, ``checksums`` and ``bytes``
+of all parts in order, and the root's checksum is that of the index.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from sharpscope.store import guard
+from sharpscope.store.backends import NAME, SUFFIX, Folder, kind_of
+from sharpscope.store.errors import MissingPart, StoreError
+from sharpscope.store.files import require_free, write_file
+from sharpscope.store.nodes import Branch, digest, write_branch
+from sharpscope.store.parts import CHECKSUM, check_header, make_branch, open_hdf5, shown, verified, write_sealed
+from sharpscope.store.run import Run, open_folder
+from sharpscope.store.tree import decode
+
+__all__ = ["open_run", "pack_run", "unpack_run"]
+
+INDEX = "_index"
+KIND = "packed run"
+
+
+class Packed:
+    """Parts as groups of one file; ``prefix`` is empty, or the child runs on the way down, as in "sam/"."""
+
+    def __init__(self, path: Path, prefix: str = "") -> None:
+        self.path, self.prefix = path, prefix
+        self._index = _read_index(path)
+
+    def names(self) -> list[str]:
+        return [name.removeprefix(self.prefix) for name in self._index if name.startswith(self.prefix)]
+
+    def read(self, name: str) -> Branch:
+        checksum, _ = self._entry(name)
+        where = f"{self.path}:{self.prefix}{name}"
+        with open_hdf5(self.path) as file:
+            branch = verified(self._group(file, name, where), where, kind_of(name))
+        if branch.attributes["checksum"] != checksum:
+            raise StoreError(f"{where}: got another part than the index lists, expected {checksum}: use another copy")
+        return branch
+
+    def header(self, name: str) -> dict[str, Any]:
+        self._entry(name)
+        where = f"{self.path}:{self.prefix}{name}"
+        with open_hdf5(self.path) as file:
+            group = self._group(file, name, where)
+            check_header(group, where, kind_of(name))
+            return shown(guard.read_attributes(group, where))
+
+    def size(self, name: str) -> int:
+        return self._entry(name)[1]
+
+    def child(self, name: str) -> Packed:
+        return Packed(self.path, f"{self.prefix}{name}/")
+
+    def _entry(self, name: str) -> tuple[str, int]:
+        entry = self._index.get(self.prefix + name)
+        if entry is None:
+            raise MissingPart(
+                f"{self.path}: got no part {self.prefix + name!r}, expected one that it holds: see Run.tree()"
+            )
+        return entry
+
+    def _group(self, file: h5py.File, name: str, where: str) -> h5py.Group:
+        group = file
+        for step in (self.prefix + name).split("/"):
+            group = guard.checked_child(group, step, where)
+            if not isinstance(group, h5py.Group):
+                raise StoreError(
+                    f"{where}: got no group {step!r}, expected the part that the index lists: use another copy"
+                )
+        return group
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """The run in a folder or in a packed file.
+
+    Raises StoreError if there is nothing, if it is not a run, or if it is damaged.
+
+    >>> open_run("missing")
+    Traceback (most recent call last):
+    ...
+    sharpscope.store.errors.StoreError: missing: got no such folder or file, expected a run: check the path
+    """
+    path = Path(path)
+    if path.is_dir():
+        return open_folder(path)
+    if not path.exists():
+        raise StoreError(f"{path}: got no such folder or file, expected a run: check the path")
+    return Run(Packed(path))
+
+
+def pack_run(run: Run, path: str | os.PathLike[str], replace: bool = False) -> Path:
+    """Copy every part of a run into one file and return its path; the run itself stays.
+
+    Raises StoreError if a part is damaged, if ``path`` exists and ``replace`` is false, or if the system refuses to
+    write.
+
+    >>> import tempfile
+    >>> from sharpscope.store.run import create_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = create_run(Path(folder) / "run", {"rule": "sgd()"})
+    ...     packed = open_run(pack_run(run, Path(folder) / "run.h5"))
+    ...     packed.config, packed.digest == run.digest
+    ({'rule': 'sgd()'}, True)
+    """
+    path, backend = Path(path), run._backend
+    names = backend.names()
+    index: dict[str, list[Any]] = {"names": names, "checksums": [], "bytes": [backend.size(name) for name in names]}
+    require_free(path, sum(index["bytes"]))
+
+    def fill(file: h5py.File) -> None:
+        for name in names:
+            branch = backend.read(name)
+            index["checksums"].append(branch.attributes["checksum"])
+            write_branch(file.create_group(name), branch)
+        root = make_branch(KIND, {INDEX: index}, {}, str(path))
+        write_branch(file, root)
+
+    write_file(path, fill, replace)
+    return path
+
+
+def unpack_run(packed: Run, path: str | os.PathLike[str]) -> Run:
+    """Write every part of a run, packed or not, into a new folder; the parts are those that were packed.
+
+    Raises StoreError if ``path`` exists, if a part is damaged, or if the system refuses to write.
+
+    >>> import tempfile
+    >>> from sharpscope.store.run import create_run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = create_run(Path(folder) / "run", {"rule": "sgd()"})
+    ...     packed = open_run(pack_run(run, Path(folder) / "run.h5"))
+    ...     unpack_run(packed, Path(folder) / "copy").digest == run.digest
+    True
+    """
+    path, backend = Path(path), packed._backend
+    if path.is_symlink() or path.exists():
+        raise StoreError(f"{path}: got something that exists, expected a new folder: choose another")
+    names = sorted(backend.names(), key=lambda name: (name == "run", name))  # run.h5 last: half a run is no run
+    for name in names:
+        file = path / (name + SUFFIX)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_sealed(file, backend.read(name), replace=False)
+    return Run(Folder(path))
+
+
+def _read_index(path: Path) -> dict[str, tuple[str, int]]:
+    """Checksum and bytes of every part by name, verified."""
+    where = str(path)
+    with open_hdf5(path) as file:
+        check_header(file, where, KIND)
+        attributes = guard.read_attributes(file, where)
+        group = guard.checked_child(file, INDEX, where)
+        if not isinstance(group, h5py.Group):
+            raise StoreError(f"{where}: got no {INDEX}, expected the list of the parts: use another copy")
+        node = guard.read_branch(group, where)
+    root = Branch({INDEX: node}, attributes)
+    if digest(root, CHECKSUM) != attributes.get("checksum"):
+        raise StoreError(f"{where}: got an index that is damaged, expected an intact one: use another copy")
+    index = decode(node, where)
+    for name in index["names"]:
+        if not all(NAME.fullmatch(step) for step in name.split("/")):
+            raise StoreError(f"{where}: got the part name {name!r}, expected plain names: do not unpack this file")
+    return dict(zip(index["names"], zip(index["checksums"], index["bytes"], strict=True), strict=True))
