@@ -13,7 +13,7 @@ import click
 import sharpscope
 from sharpscope.demo import PLANS, demo
 from sharpscope.figures import draw_run, members, table
-from sharpscope.runs import ANALYSES, Analysis, Experiment, analyze_run, train_run
+from sharpscope.runs import ANALYSES, Analysis, Experiment, analyze_run, leaves, train_run
 from sharpscope.store import Run, open_run
 from sharpscope.training import Settings
 
@@ -25,7 +25,7 @@ _SETTINGS, _EXPERIMENT, _ANALYSIS = Settings(), Experiment(), Analysis()
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(sharpscope.__version__, prog_name="sharpscope")
 def main() -> None:
-    r"""How sharp is the minimum that my optimizer found, and why?
+    """How sharp is the minimum that my optimizer found, and why?
 
     \b
     sharpscope demo                                     five optimizers on real images, compared
@@ -79,7 +79,7 @@ _ROOT = click.option("--root", metavar="DIR", help="Folder of the data files (ci
 @click.option("--seed", default=0, show_default=True, help="Of weights, batches, rules and analyses.")
 @_command
 def _demo(name: str, root: str | None, out: str | None, figures: str | None, seed: int) -> None:
-    r"""Train SGD, SAM, SSAM-F, SSAM-D and RST with equal epochs, analyse each minimum, draw and compare.
+    """Train SGD, SAM, SSAM-F, SSAM-D and RST with equal epochs, analyse each minimum, draw and compare.
 
     \b
     Example: sharpscope demo
@@ -126,7 +126,7 @@ def _train(
     keep: int,
     **settings: Any,
 ) -> None:
-    r"""Train a network under a rule and keep curves, masks and checkpoints in RUN.
+    """Train a network under a rule and keep curves, masks and checkpoints in RUN.
 
     \b
     Example: sharpscope train --data digits --model convnet \\
@@ -157,7 +157,7 @@ def _train(
 @click.option("--replace", is_flag=True, help="Compute again what the run holds already.")
 @_command
 def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
-    r"""Analyse the last weights of RUN (of each of its children); all analyses if none is chosen.
+    """Analyse the last weights of RUN (of each of its children); all analyses if none is chosen.
 
     \b
     Example: sharpscope analyze runs/ssam --spectrum --ratio
@@ -175,7 +175,7 @@ def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
 @click.option("--format", "formats", multiple=True, default=("pdf", "png"), show_default=True, help="pdf, png, svg.")
 @_command
 def _figures(run: str, out: str, formats: tuple[str, ...]) -> None:
-    r"""Draw every figure that RUN's results allow.
+    """Draw every figure that RUN's results allow.
 
     \b
     Example: sharpscope figures runs/demo-digits --out figures/demo
@@ -188,7 +188,7 @@ def _figures(run: str, out: str, formats: tuple[str, ...]) -> None:
 @click.argument("run")
 @_command
 def _show(run: str) -> None:
-    r"""Print what RUN holds: settings, progress, parts with their sizes, results.
+    """Print what RUN holds: settings, progress, parts with their sizes, results.
 
     \b
     Example: sharpscope show runs/demo-digits
@@ -199,7 +199,7 @@ def _show(run: str) -> None:
 
 def _described(run: Run, indent: str = "") -> list[str]:
     lines = [f"{indent}{Path(run.path).name}: {run.status or 'not trained'}"]
-    lines += [f"{indent}  {name}: {value}" for name, value in run.config.items()]
+    lines += [f"{indent}  {name}: {value}" for name, value in leaves(run.config).items() if value is not None]
     lines += [f"{indent}  {size:>12,} B  {kind:<10}  {part}" for part, kind, size in run.tree()]
     lines += [f"{indent}  {name} = {run.results[name].summary()}" for name in run.result_names()]
     for child in run.children():

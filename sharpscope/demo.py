@@ -46,6 +46,7 @@ def demo(
     figures: str | Path = "figures/demo",
     *,
     seed: int = 0,
+    plan: Plan | None = None,
     progress: bool | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Run:
@@ -57,6 +58,7 @@ def demo(
         out: the run, with one child per method.
         figures: folder of the pictures.
         seed: of the weights, the batches, the rules and the analyses.
+        plan: another training and analysis than ``PLANS[name]``, of the same data.
         progress: show progress bars; None shows them on a terminal only.
         say: told in one line what is being done.
 
@@ -64,7 +66,7 @@ def demo(
     """
     if name not in PLANS:
         raise ValueError(f"the demo got data {name!r}, expected one of {', '.join(PLANS)}: choose one")
-    plan = PLANS[name]
+    plan = plan or PLANS[name]
     base = dataclasses.replace(
         plan.experiment, root=root, settings=dataclasses.replace(plan.experiment.settings, seed=seed)
     )

@@ -57,7 +57,7 @@ def table(run: Run, style: str = "github") -> str:
 
     ``style`` is any table format of tabulate: "github", "latex", "plain", ...
     """
-    rows, reference = [], math.nan
+    rows, reference, last = [], math.nan, 5
     for name, member in members(run).items():
         results = _everything(member)
         history = next((r for r in results if isinstance(r, History)), None)
@@ -65,6 +65,7 @@ def table(run: Run, style: str = "github") -> str:
         ratio = next((r for r in results if isinstance(r, GradientRatio)), None)
         top = float(spectrum.eigenvalues[0]) if spectrum else math.nan
         reference = top if math.isnan(reference) else reference
+        last = len(spectrum.eigenvalues) if spectrum else last
         rows.append(
             {
                 "method": name,
@@ -73,13 +74,21 @@ def table(run: Run, style: str = "github") -> str:
                 else "",
                 "lambda_1": _with_error(top, float(spectrum.residuals[0])) if spectrum else "",
                 "lambda_1 / first row's": f"{top / reference:.2f}" if spectrum else "",
-                "lambda_1/lambda_5": _with_error(spectrum.ratio, spectrum.ratio_error) if spectrum else "",
+                f"lambda_1/lambda_{last}": _with_error(spectrum.ratio, spectrum.ratio_error) if spectrum else "",
                 "share of r < 0 (%)": f"{100 * ratio.share_below_zero:.1f}" if ratio else "",
                 "passes per step": f"{_passes_per_step(history):.2f}" if history else "",
                 "seconds": f"{history.seconds[-1]:.1f}" if history else "",
             }
         )
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=("left",) + ("right",) * 7)
+    rows = _without_empty(rows)
+    aligned = ["left", *["right"] * (len(rows[0]) - 1)]
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=aligned)
+
+
+def _without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Leave out columns that say nothing, and the comparison with the first row where there is no other."""
+    kept = [name for name in rows[0] if any(row[name] for row in rows) and (len(rows) > 1 or "first row" not in name)]
+    return [{name: row[name] for name in kept} for row in rows]
 
 
 def _everything(run: Run) -> list[Result]:

@@ -25,7 +25,7 @@ from sharpscope.results import Result
 from sharpscope.store import Run, StoreError, create_run, open_run
 from sharpscope.training import Epoch, Settings, train
 
-__all__ = ["ANALYSES", "Analysis", "Experiment", "analyze_run", "problem_of", "train_run"]
+__all__ = ["ANALYSES", "Analysis", "Experiment", "analyze_run", "leaves", "problem_of", "train_run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Experiment:
     def network(self, images: Images) -> nn.Module:
         """The network at its first weights."""
         network = models.build(self.model, images.shape, len(images.classes), self.settings.seed)
+        network.to(images.train_inputs.dtype)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -179,7 +180,7 @@ def analyze_run(
 
 
 def _check_same(run: Run, experiment: Experiment) -> None:
-    stored, wanted = _leaves(run.config), _leaves(experiment.config())
+    stored, wanted = leaves(run.config), leaves(experiment.config())
     for name in {**stored, **wanted}:
         if stored.get(name) != wanted.get(name):
             raise StoreError(
@@ -188,8 +189,9 @@ def _check_same(run: Run, experiment: Experiment) -> None:
             )
 
 
-def _leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as one level: ``{"settings.lr": 0.1, ...}``."""
     found: dict[str, Any] = {}
     for name, value in config.items():
-        found.update(_leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+        found.update(leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
     return found

@@ -1,0 +1,118 @@
+"""Training and analysis on disk: nothing lost, nothing done twice, nothing overwritten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sharpscope.analyzers.masks import MaskOverlap
+from sharpscope.analyzers.ratio import GradientRatio
+from sharpscope.analyzers.spectrum import Spectrum
+from sharpscope.analyzers.surface import Surface
+from sharpscope.runs import Analysis, Experiment, analyze_run, leaves, problem_of, train_run
+from sharpscope.store import Run, StoreError, create_run, open_run
+from sharpscope.training import Settings
+
+QUICK = Experiment(Settings("ssam_d(0.1)", epochs=3, batch_size=64), train=128, test=64)
+LIGHT = Analysis(examples=64, k=2, tol=0.05, resolution=3)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_run(QUICK, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_a_run_holds_everything(finished: Run) -> None:
+    opened = open_run(finished.path)
+    assert Experiment.of(opened.config) == QUICK
+    assert opened.history is not None and len(opened.history.train_loss) == 3  # type: ignore[attr-defined]
+    assert opened.mask_steps() == [2, 4, 6]
+    assert opened.checkpoints() == [6]
+    weights = opened.checkpoint()["model"]
+    assert set(weights) == set(QUICK.network(QUICK.images()).state_dict())
+    ones = [sum(int(layer.sum()) for layer in opened.masks(step).values()) for step in opened.mask_steps()]
+    assert ones == [round(0.5 * 24058)] * 3
+
+
+def test_cut_off_and_resumed_is_unbroken(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = Run.set_history
+
+    def cut(run: Run, history: object) -> None:
+        added(run, history)  # type: ignore[arg-type]
+        if len(history.train_loss) == 2:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "set_history", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(QUICK, tmp_path / "cut")
+    monkeypatch.undo()
+    assert open_run(tmp_path / "cut").status == "stopped after 2 of 3 epochs"
+    resumed = train_run(QUICK, tmp_path / "cut", resume=True)
+    assert resumed.status == "finished 3 of 3 epochs"
+    for name, value in finished.checkpoint()["model"].items():
+        assert torch.equal(resumed.checkpoint()["model"][name], value), name
+    for step in finished.mask_steps():
+        for name, value in finished.masks(step).items():
+            assert torch.equal(torch.as_tensor(resumed.masks(step)[name]), torch.as_tensor(value))
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Run) -> None:
+    before = sorted((part, size) for part, _, size in finished.tree())
+    train_run(QUICK, finished.path, resume=True)
+    assert sorted((part, size) for part, _, size in open_run(finished.path).tree()) == before
+
+
+def test_an_existing_path_is_refused(finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="not empty, expected a new one"):
+        train_run(QUICK, finished.path)
+    other = replace(QUICK, settings=replace(QUICK.settings, rule="sam(0.1)"))
+    with pytest.raises(StoreError) as caught:
+        train_run(other, finished.path, resume=True)
+    assert "settings.rule='ssam_d(0.1)', expected 'sam(0.1)'" in str(caught.value)
+
+
+def test_analyses_are_kept_and_equal(finished: Run) -> None:
+    first = analyze_run(finished, how=LIGHT)
+    kinds = {"spectrum": Spectrum, "surface": Surface, "ratio": GradientRatio, "masks": MaskOverlap}
+    assert {name: type(result) for name, result in first.items()} == kinds
+    again = analyze_run(finished, how=replace(LIGHT, k=1))  # is there already: not computed with other settings
+    assert again == first
+    anew = analyze_run(finished, how=LIGHT, replace=True)
+    assert anew == first  # the same seed, the same numbers, bit for bit
+    problem = problem_of(finished, 64)
+    assert first["surface"].center == problem.loss()  # type: ignore[attr-defined]
+    assert first["surface"].loss[1, 1] == problem.loss()  # type: ignore[attr-defined]
+    overlap = first["masks"]
+    assert isinstance(overlap, MaskOverlap)
+    assert overlap.labels == ("step 2", "step 4", "step 6")
+    assert np.array_equal(overlap.selected.sum(axis=0), [12029] * 3)
+
+
+def test_children_are_analysed_each(tmp_path: Path) -> None:
+    parent = create_run(tmp_path / "many", {"what": "two methods"})
+    for rule in ("sgd()", "sam(0.1)"):
+        experiment = replace(QUICK, settings=replace(QUICK.settings, rule=rule, epochs=1))
+        name = rule.partition("(")[0]
+        train_run(experiment, tmp_path, run=parent.create_child(name, experiment.config()))
+    assert analyze_run(parent, ["ratio"], LIGHT) == {}
+    assert [parent.child(name).result_names() for name in parent.children()] == [["ratio"]] * 2
+
+
+def test_bad_requests(tmp_path: Path, finished: Run) -> None:
+    with pytest.raises(
+        ValueError, match="got the analysis 'spectra', expected some of spectrum, surface, ratio, masks"
+    ):
+        analyze_run(finished, ["spectra"])
+    bare = create_run(tmp_path / "bare", QUICK.config())
+    with pytest.raises(StoreError, match="has no checkpoint, expected one: train it"):
+        analyze_run(bare, ["ratio"])
+    with pytest.raises(StoreError, match="does not describe a training"):
+        problem_of(create_run(tmp_path / "odd", {"x": 1}))
+
+
+def test_leaves() -> None:
+    assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
