@@ -35,7 +35,7 @@ from sharpscope.schedules import (
     Warmup,
     delta_eta,
 )
-from sharpscope.store import Run, StoreError, create_run, load, open_run, save
+from sharpscope.store import Run, StoreError, create_run, load, open_run, pack_run, save, unpack_run
 
 __version__ = "0.1.0"
 
@@ -114,6 +114,8 @@ __all__ = [
     "create_run",
     "load",
     "open_run",
+    "pack_run",
     "plot",
     "save",
+    "unpack_run",
 ]

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-import sharpscope
 from sharpscope.demo import PLANS, demo
 from sharpscope.figures import draw_run, members, table
 from sharpscope.runs import ANALYSES, Analysis, Experiment, analyze_run, leaves, train_run
@@ -23,7 +22,7 @@ _SETTINGS, _EXPERIMENT, _ANALYSIS = Settings(), Experiment(), Analysis()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(sharpscope.__version__, prog_name="sharpscope")
+@click.version_option(package_name="sharpscope")
 def main() -> None:
     """How sharp is the minimum that my optimizer found, and why?
 

@@ -156,8 +156,8 @@ def check_origin(attributes: Mapping[str, Any], name: str, run_id: Any, where: s
     part, of = attributes.get("part", name), attributes.get("run_id", run_id)
     if (part, of) != (name, run_id):
         raise StoreError(
-            f"{where}: got the part {part!r} of the run {of!r}, expected {name!r} of {run_id!r}: the file was renamed or "
-            f"comes from another run, put it back"
+            f"{where}: got the part {part!r} of the run {of!r}, expected {name!r} of {run_id!r}: the file was "
+            f"renamed or comes from another run, put it back"
         )
 
 

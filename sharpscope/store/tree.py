@@ -236,6 +236,8 @@ def _decode_array(array: np.ndarray, kind: str, attributes: dict[str, Any]) -> A
             bits = array.view(np.int16) if name == "bfloat16" else array
             return torch.from_numpy(bits).view(getattr(torch, name))
         tensor = torch.from_numpy(array)
+        if name in _COMPLEX and not tensor.numel():  # which view_as_complex refuses
+            return torch.empty(tensor.shape[:-1], dtype=getattr(torch, name))
         return torch.view_as_complex(tensor) if name in _COMPLEX else tensor
     if name in _COMPLEX:
         order = array.dtype.byteorder
