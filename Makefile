@@ -28,7 +28,7 @@ demo: $(PACKAGE) ## train five methods on real images, draw their flatness figur
 	$(BIN)/sharpscope demo
 
 test: lint ## check the style and the types, then run every test, example and notebook
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(DEV) ## check the style and the types only
 	$(BIN)/ruff check .

@@ -54,7 +54,8 @@ def top(scores: Tensor, count: int) -> Tensor:
     if count <= 0 or count >= size:
         return torch.full((size,), count > 0, dtype=torch.bool, device=scores.device)
     if scores.device.type == "cpu":
-        threshold = torch.as_tensor(np.partition(scores.numpy(), size - count)[size - count], dtype=scores.dtype)
+        known = scores.float() if scores.dtype == torch.bfloat16 else scores  # numpy has no bfloat16
+        threshold = torch.as_tensor(np.partition(known.numpy(), size - count)[size - count], dtype=scores.dtype)
     else:
         threshold = torch.kthvalue(scores, size - count + 1).values
     chosen = scores > threshold

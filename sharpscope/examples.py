@@ -6,7 +6,7 @@ arguments); or one dict, which goes to the model whole and to the loss as target
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ def as_batches(data: Any, batch_size: int | None) -> Iterable[Examples]:
 
     Tensors are cut into batches of ``batch_size`` (chosen by the size of an input if None).
     """
-    if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ProblemError(
             f"the problem got batch_size={batch_size!r}, expected a whole number >= 1: change batch_size"
         )
@@ -46,7 +46,7 @@ def as_batches(data: Any, batch_size: int | None) -> Iterable[Examples]:
         data = DataLoader(data, batch_size=batch_size or 128)
     if isinstance(data, (DataLoader, list)):
         return [_as_batch(item) for item in data]
-    if isinstance(data, (tuple, dict)) and (isinstance(data, dict) or len(data) == 2):
+    if isinstance(data, Mapping) or (isinstance(data, tuple) and len(data) == 2):
         whole = _as_batch(data)
         step = batch_size or _suitable(whole)
         return [cut(whole, slice(start, start + step)) for start in range(0, whole.examples, step)]
@@ -57,14 +57,14 @@ def as_batches(data: Any, batch_size: int | None) -> Iterable[Examples]:
 
 
 def _as_batch(item: Any) -> Examples:
-    if isinstance(item, dict):
-        return Examples((), dict(item), item, _count(item))
+    if isinstance(item, Mapping):
+        return Examples((), dict(item), dict(item), _count(dict(item)))
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise ProblemError(
             f"a batch got a {type(item).__name__}, expected (inputs, targets) or a dict of keyword arguments: "
             f"pack several inputs as ((a, b), targets)"
         )
-    inputs, targets = item
+    inputs, targets = (dict(part) if isinstance(part, Mapping) else part for part in item)
     if isinstance(inputs, dict):
         batch = Examples((), dict(inputs), targets, _count(targets))
     else:

@@ -7,6 +7,7 @@ once.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -46,10 +47,11 @@ class Objective:
 
     The losses of torch (modules, functions, ``functools.partial`` of functions) are known exactly, with class weights,
     ``ignore_index``, label smoothing and positions beyond the batch dimension; for ``reduction="sum"`` the denominator
-    is that of the whole data set: 1.  Any other callable must return the **mean over the examples of the batch**; its
-    denominator is the number of examples, unless ``denominator(outputs, targets) -> float`` says otherwise.
+    is that of the whole data set: 1.  Any other callable must return the **mean over the examples of the batch**, or
+    their sum where it says so itself by an option ``reduction="sum"``; the denominator of a mean is the number of
+    examples, unless ``denominator(outputs, targets) -> float`` says otherwise.
 
-    Raises ValueError for a torch loss with ``reduction="none"``.
+    Raises ValueError for a loss with ``reduction="none"``, and for a sum that is given a denominator.
     """
 
     def __init__(self, loss: Callable[..., Tensor], denominator: Callable[..., float] | None = None) -> None:
@@ -57,11 +59,16 @@ class Objective:
         self.denominator = denominator
         self.kind, self._options = _recognise(loss)
         reduction = self._options.get("reduction", "mean")
-        if self.kind and reduction not in ("mean", "sum"):
+        if reduction == "none" or (self.kind and reduction not in ("mean", "sum")):
             raise ValueError(
                 f"the loss got reduction={reduction!r}, expected 'mean' or 'sum': the objective must be one number"
             )
-        self.mean = reduction == "mean"
+        self.mean = reduction != "sum"
+        if denominator is not None and not self.mean:
+            raise ValueError(
+                "the loss got reduction='sum' and a denominator, expected one of the two: "
+                "drop denominator= or use reduction='mean'"
+            )
 
     @property
     def name(self) -> str:
@@ -74,20 +81,33 @@ class Objective:
         """Numerator (0-dim, differentiable) and denominator of one batch."""
         if self.denominator is not None:
             weight = self.denominator(outputs, targets)
-            return self.loss(outputs, targets) * weight, weight
+            loss = self.loss(outputs, targets)
+            return loss * weight if float(weight) else torch.zeros_like(loss), weight  # a mean of nothing is nan
         if not self.kind:
-            examples = _length(targets)
-            return self.loss(outputs, targets) * examples, float(examples)
+            examples = _length(targets) if self.mean else 1
+            return self.loss(outputs, targets) * examples, self.weight(outputs, targets)
+        self._check_shapes(outputs, targets)
         return self._reduced("sum")(outputs, targets), self.weight(outputs, targets)
 
-    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def each(self, outputs: Any, targets: Any) -> Tensor:
         """(n,) numerator of every example of the batch; their sum is ``sum(...)[0]``."""
         if self.kind and self.denominator is None:
+            self._check_shapes(outputs, targets)
             single: Tensor = self._reduced("none")(outputs, targets)
             return single.reshape(single.shape[0], -1).sum(1) if single.dim() > 1 else single
-        one = torch.func.vmap(lambda output, target: self.loss(output[None], target[None]))
-        losses: Tensor = one(outputs, targets)
-        return losses
+        if self.denominator is None and isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            with contextlib.suppress(RuntimeError):  # a loss that vmap cannot follow is taken one by one below
+                losses: Tensor = torch.func.vmap(lambda o, t: self.loss(o[None], t[None]))(outputs, targets)
+                return losses
+        rows = [slice(row, row + 1) for row in range(_length(targets))]
+        return torch.stack([self.sum(_cut(outputs, row), _cut(targets, row))[0] for row in rows])
+
+    def _check_shapes(self, outputs: Tensor, targets: Tensor) -> None:
+        if self.kind == "entries" and outputs.shape != targets.shape:
+            raise ValueError(
+                f"the loss got outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}, "
+                f"expected the same: reshape one, because broadcasting pairs every output with every target"
+            )
 
     def _reduced(self, reduction: str) -> Callable[..., Any]:
         if isinstance(self.loss, nn.Module):
@@ -100,10 +120,10 @@ class Objective:
         """Denominator of one batch; 0 for a sum, whose denominator is 1 for the whole data set."""
         if self.denominator is not None:
             return self.denominator(outputs, targets)
-        if not self.kind:
-            return float(_length(targets))
         if not self.mean:
             return 0.0
+        if not self.kind:
+            return float(_length(targets))
         if self.kind == "entries":
             return float(outputs.numel())
         if targets.is_floating_point():
@@ -122,11 +142,23 @@ def _recognise(loss: Callable[..., Tensor]) -> tuple[str, dict[str, Any]]:
     if isinstance(loss, functools.partial) and not loss.args and loss.func in _FUNCTIONS:
         kind = _FUNCTIONS[loss.func]
         if kind == "entries" and loss.keywords.get("weight") is not None:
-            return "", {}
+            kind = ""  # some divide by the weights, some do not
         return kind, {name: value for name, value in loss.keywords.items() if value is not None}
+    if isinstance(loss, functools.partial):
+        return "", {name: value for name, value in loss.keywords.items() if name == "reduction"}
     if inspect.isroutine(loss) and loss in _FUNCTIONS:
         return _FUNCTIONS[loss], {}
     return "", {}
+
+
+def _cut(value: Any, rows: slice) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows] if value.dim() else value
+    if isinstance(value, dict):
+        return type(value)({name: _cut(item, rows) for name, item in value.items()})
+    if isinstance(value, (tuple, list)):
+        return type(value)(_cut(item, rows) for item in value)
+    return value
 
 
 def _length(targets: Any) -> int:

@@ -44,7 +44,13 @@ class Operator:
             raise ValueError(
                 f"Operator.of got shape {tuple(matrix.shape)}, expected (n, n): an operator is a square matrix"
             )
-        if not torch.allclose(matrix, matrix.T):
+        if not matrix.is_floating_point():
+            raise ValueError(
+                f"Operator.of got dtype {matrix.dtype}, expected real floating point: convert it with .double()"
+            )
+        if not torch.isfinite(matrix).all():
+            raise ValueError("Operator.of got entries that are not finite, expected finite numbers: check the matrix")
+        if bool((matrix - matrix.T).abs().max() > 1e-5 * matrix.abs().max()):
             raise ValueError("Operator.of got a matrix that is not symmetric, expected A = A^T: pass (A + A.T) / 2")
         return Operator(matrix.mv, len(matrix), dtype=matrix.dtype, device=matrix.device, text=text)
 
@@ -55,7 +61,13 @@ class Operator:
                 f"flatten it in the order of the parameters"
             )
         self.products += 1
-        return self._product(vector)
+        product = self._product(vector)
+        if product.shape != vector.shape or product.dtype != self.dtype:
+            raise ValueError(
+                f"a product of the {self.text} got {product.dtype} of shape {tuple(product.shape)}, "
+                f"expected {self.dtype} of shape ({self.size},): return A v like v"
+            )
+        return product
 
     def __repr__(self) -> str:
         return f"Operator({self.text}, size={self.size}, dtype={self.dtype}, device={self.device})"

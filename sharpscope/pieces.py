@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from typing import Any, TypeVar
 
 __all__ = ["Piece", "check_count", "check_piece", "check_range", "resolve"]
@@ -29,8 +30,18 @@ class Piece:
             value = getattr(self, field.name)
             if value == field.default and (value is None or value is False or _is_bare(value)):
                 continue
-            shown.append(repr(value) if position == 0 else f"{field.name}={value!r}")
+            text = repr(_plain(value))
+            shown.append(text if position == 0 else f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy as one of Python, whose text can be read back."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _is_bare(value: Any) -> bool:
@@ -65,7 +76,7 @@ def check_range(
     """Raise ValueError unless ``value`` is a schedule or a finite number in [low, high], or [low, high)."""
     if isinstance(value, Piece):
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if number and math.isfinite(value) and low <= value and (value < high if open_high else value <= high):
         return
     if high == math.inf:
@@ -77,7 +88,8 @@ def check_range(
 
 def check_count(owner: str, name: str, value: Any, *, optional: bool = False) -> None:
     """Raise ValueError unless ``value`` is a whole number >= 1 (or None where ``optional``)."""
-    if (value is None and optional) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if (value is None and optional) or (whole and value >= 1):
         return
     kind = "a whole number >= 1 or None" if optional else "a whole number >= 1"
     raise ValueError(f"{owner} got {name}={value!r}, expected {kind}: change {name}")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from sharpscope.examples import Examples, ProblemError, as_batches, cut, merge, on_tensors
 from sharpscope.losses import Objective
+from sharpscope.pieces import check_count
 from sharpscope.vectors import Vec
 
 __all__ = ["Problem", "ProblemError"]
@@ -69,7 +70,8 @@ class Problem:
         self.epoch: int | None = None  # steps of one pass through the data, where a DataLoader says so
         if isinstance(data, DataLoader):
             self.epoch = len(data)
-        self._batches = [on_tensors(batch, lambda x: x.to(self.device)) for batch in as_batches(data, batch_size)]
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws its seeds from the global state
+            self._batches = [on_tensors(batch, lambda x: x.to(self.device)) for batch in as_batches(data, batch_size)]
         self.examples = sum(batch.examples for batch in self._batches)
         if not self.examples:
             raise ProblemError("the data holds no example, expected at least one: check the data set or its filter")
@@ -94,8 +96,10 @@ class Problem:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Eval mode inside, every module's own mode and the random states afterwards."""
+        """Eval mode inside, every module's own mode, the buffers and the random states afterwards."""
         modes = [(module, module.training) for module in self.model.modules()]
+        buffers = [(module, dict(module._buffers)) for module in self.model.modules() if module._buffers]
+        copies = [(buffer, buffer._version, buffer.clone()) for buffer in self.model.buffers()]
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             try:
@@ -104,27 +108,42 @@ class Problem:
             finally:
                 for module, training in modes:
                     module.training = training
+                for module, own in buffers:
+                    module._buffers.update(own)
+                with torch.no_grad():
+                    for buffer, version, copy in copies:
+                        if buffer._version != version:
+                            buffer.copy_(copy)
 
     def loss(self, at: Sequence[Tensor] | None = None) -> float:
         """L at the weights ``at`` (the model's own if None), summed in float64."""
-        with self.guard(), torch.inference_mode():
+        with self.guard(), torch.no_grad():
+            weights = self.weights if at is None else at
             total, weight = 0.0, 0.0
             for batch in self._batches:
-                numerator, denominator = self._sum(batch, self.weights if at is None else at)
-                total += float(numerator)
-                weight += float(denominator)
+                if self.objective.kind:  # example by example: what surfaces sum too, and more exact in float32
+                    outputs = self._outputs(batch, weights)
+                    total += float(self.objective.each(outputs, batch.targets).double().sum())
+                    weight += float(self.objective.weight(outputs, batch.targets))
+                else:
+                    numerator, denominator = self._sum(batch, weights)
+                    total += float(numerator)
+                    weight += float(denominator)
         return self._divide(total, weight)
 
     def error(self, at: Sequence[Tensor] | None = None) -> float:
-        """Share of examples whose largest output, of shape (examples, classes), is not at the target class."""
-        with self.guard(), torch.inference_mode():
+        """Share of examples whose largest output, of shape (examples, classes), is not at the target class.
+
+        Raises ProblemError for outputs or targets of another shape, of which no such share exists.
+        """
+        with self.guard(), torch.no_grad():
             weights = self.weights if at is None else at
-            wrong = sum(int((self._outputs(b, weights).argmax(1) != b.targets).sum()) for b in self._batches)
+            wrong = sum(_wrong(self._outputs(batch, weights), batch.targets) for batch in self._batches)
         return float(wrong / self.examples)
 
     def example_losses(self, at: Sequence[Tensor] | None = None) -> tuple[Tensor, float]:
         """``(N,)`` float64 numerators of all examples at ``at``, and the denominator: L is their sum divided by it."""
-        with self.guard(), torch.inference_mode():
+        with self.guard(), torch.no_grad():
             weights = self.weights if at is None else at
             single, weight = [], 0.0
             for batch in self._batches:
@@ -179,6 +198,7 @@ class Problem:
         without replacement from ``rng`` (all examples if None or if there are fewer).  For a mean loss with class
         weights an example's loss is its own numerator.
         """
+        check_count("squared_gradients", "samples", samples, optional=True)
         with self.guard():
             chosen = self._draw(samples, rng)
             weights = self.weights
@@ -201,9 +221,23 @@ class Problem:
 
         values = dict(zip(self.names, weights, strict=True))
         per_example = vmap(grad(of_example), in_dims=(None, 0, 0, 0), randomness="different")
-        with sdpa_kernel(SDPBackend.MATH):
-            found = per_example(values, batch.args, batch.kwargs, batch.targets)
-        return [found[name].square_().sum(0) for name in self.names]
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                found = per_example(values, batch.args, batch.kwargs, batch.targets)
+        except (RuntimeError, ValueError):  # a model that vmap cannot follow: recurrent, with decisions on its values
+            return self._squares_one_by_one(batch, weights)
+        return [found[name].square().sum(0) for name in self.names]
+
+    def _squares_one_by_one(self, batch: Examples, weights: Vec) -> Vec:
+        leaves = _leaves(weights)
+        sums: Vec = [torch.zeros_like(w) for w in weights]
+        for row in range(batch.examples):
+            with torch.enable_grad():
+                numerator, _ = self._sum(cut(batch, slice(row, row + 1)), leaves)
+                gradient = _gradients(numerator, leaves) if numerator.requires_grad else ()
+            for total, one in zip(sums, gradient, strict=False):
+                total.addcmul_(one, one)
+        return sums
 
     def _draw(self, samples: int | None, rng: torch.Generator | None) -> list[Examples]:
         if samples is None or samples >= self.examples:
@@ -222,6 +256,10 @@ class Problem:
 
     def _sum(self, batch: Examples, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | float]:
         numerator, denominator = self.objective.sum(self._outputs(batch, weights), batch.targets)
+        if not isinstance(numerator, Tensor):
+            raise ProblemError(
+                f"the loss got a {type(numerator).__name__}, expected a tensor of one number: compute it with torch"
+            )
         if numerator.dim() or numerator.is_complex():
             raise ProblemError(
                 f"the loss got shape {tuple(numerator.shape)}, expected one real number: reduce it to its mean or sum"
@@ -232,6 +270,20 @@ class Problem:
         if not self.objective.mean:
             return total
         return total / weight if weight else float("nan")
+
+
+def _wrong(outputs: Any, targets: Any) -> int:
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (outputs, targets)]
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.dim() == 2):
+        good = False
+    else:
+        good = targets.shape == outputs.shape[:1] and not targets.is_floating_point()
+    if not good:
+        raise ProblemError(
+            f"the error got outputs {shapes[0]} and targets {shapes[1]}, expected (examples, classes) and class "
+            f"numbers (examples,): it is defined for classification only"
+        )
+    return int((outputs.argmax(1) != targets).sum())
 
 
 def _leaves(weights: Sequence[Tensor]) -> Vec:

@@ -7,14 +7,15 @@ print it and a test can compare it without knowing which analyzer made it.  This
 from __future__ import annotations
 
 import dataclasses
-import importlib
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
-__all__ = ["Result", "result_kinds"]
+__all__ = ["Result", "draw_with", "result_kinds"]
 
 _KINDS: dict[str, type[Result]] = {}
+_DRAWER: list[Callable[..., Any]] = []  # results know no pictures; the package that draws them registers here
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Result:
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw this result; shorthand for ``sharpscope.plot(result, ax=None)``.  Returns the matplotlib axes."""
-        return importlib.import_module("sharpscope.plots").plot(self, ax=ax, **options)
+        return _DRAWER[0](self, ax=ax, **options)
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or not isinstance(other, Result):
@@ -60,6 +61,11 @@ class Result:
 def result_kinds() -> dict[str, type[Result]]:
     """Every result class by name: what a file may hold, and nothing else is ever built from a file."""
     return dict(_KINDS)
+
+
+def draw_with(drawer: Callable[..., Any]) -> None:
+    """Let ``result.plot(...)`` call ``drawer(result, ax=..., ...)``."""
+    _DRAWER[:] = [drawer]
 
 
 def _is_plain(value: Any) -> bool:

@@ -6,6 +6,7 @@ A ``Vec`` is a list of tensors, one per parameter, in one order and on one devic
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -40,12 +41,22 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def norm(a: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm over all entries, as a 0-dim tensor that stays on the device (float32 at least)."""
+    """Euclidean norm over all entries, as a 0-dim tensor that stays on the device (float32 at least).
+
+    Squares that leave float32's range (entries beyond 1e19 or below 1e-23) are summed in float64: always on a GPU,
+    where that costs nothing, and on a CPU, where it does, when the quick sum was out of range.
+    """
     if not a:
         return torch.zeros(())
-    dtype = torch.float32 if a[0].dtype in (torch.float16, torch.bfloat16) else a[0].dtype
-    lengths = torch.stack(torch._foreach_norm(list(a), 2, dtype=dtype))
-    total: Tensor = torch.linalg.vector_norm(lengths)
+    dtype = torch.float64 if a[0].device.type == "cuda" or a[0].dtype == torch.float64 else torch.float32
+    total = _norm(a, dtype)
+    if a[0].device.type == "cpu" and dtype == torch.float32 and not 1e-15 < float(total) < 1e18:
+        total = _norm(a, torch.float64)
+    return total
+
+
+def _norm(a: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    total: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(a), 2, dtype=dtype)))
     return total
 
 
@@ -57,8 +68,10 @@ def scale(a: Sequence[Tensor], factor: Tensor | float) -> Vec:
 
 
 def add(a: Sequence[Tensor], b: Sequence[Tensor], alpha: float = 1.0) -> Vec:
-    """a + alpha * b."""
-    return list(torch._foreach_add(list(a), list(b), alpha=alpha))
+    """a + alpha * b, in the memory layout of ``a``, on which kernels and so the last bits of a result depend."""
+    found = [x.clone() for x in a]
+    torch._foreach_add_(found, list(b), alpha=alpha)
+    return found
 
 
 def subtract(a: Sequence[Tensor], b: Sequence[Tensor]) -> Vec:
@@ -91,7 +104,8 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Vec:
 
 def mix(*salt: int | str) -> int:
     """A 63-bit number that is a function of its arguments alone: the seed of everything random here."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in salt)
+    parts = (f"str:{part}" if isinstance(part, str) else f"int:{operator.index(part)}" for part in salt)
+    text = "\x1f".join(parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ["MPLBACKEND"] = "Agg"  # before anything imports matplotlib; programs that tests start inherit it
+os.environ["OMP_NUM_THREADS"] = "1"  # small tensors gain nothing from threads; pytest-xdist uses the cores
 
 import numpy as np
 import pytest
 import torch
 
+torch.set_num_threads(1)
 SEED = 20260101
 
 
@@ -37,13 +39,16 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _float64() -> Iterator[None]:
-    """New tensors are float64, so that a tolerance speaks of the mathematics and not of rounding."""
-    before = torch.get_default_dtype()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """New tensors of a test and its fixtures are float64: a tolerance speaks of mathematics and not of rounding."""
     torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """The examples in docstrings, which a worker may run next, see a user's float32."""
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(autouse=True)

@@ -51,14 +51,6 @@ HOMES: dict[str, str] = {
     "sklearn": "data",
 }
 
-# Imports by name at run time that go up on purpose, each with its reason.
-ALLOWED: dict[tuple[str, str], str] = {
-    (
-        "sharpscope.results",
-        "sharpscope.plots",
-    ): "result.plot() is a shorthand; results know no picture until it is asked",
-}
-
 
 def modules(root: Path) -> dict[str, Path]:
     """Every module of the package by its dotted name; a package goes by its own name, not by ``__init__``."""
@@ -89,7 +81,7 @@ def imports(module: str, path: Path, known: set[str]) -> Iterator[tuple[str, int
             "__import__",
         }:
             target = node.args[0] if node.args else None
-            if isinstance(target, ast.Constant) and (module, target.value) not in ALLOWED:
+            if isinstance(target, ast.Constant):
                 yield str(target.value), node.lineno
 
 
@@ -227,7 +219,7 @@ def test_a_broken_rule_is_seen(tmp_path: Path, name: str, text: str, reason: str
 def test_what_is_allowed_passes(tmp_path: Path) -> None:
     files = {
         "__init__.py": "from sharpscope.problem import Problem\nfrom sharpscope.plots import plot",
-        "results.py": "import importlib\nfrom sharpscope import bits\nimportlib.import_module('sharpscope.plots')",
+        "results.py": "from sharpscope import bits",
         "bits.py": "import numpy",
         "problem.py": "from . import results\nfrom .bits import pack",
         "ascent/__init__.py": "from sharpscope.ascent.masks import Mask",

@@ -35,8 +35,8 @@ def filter_normalised(directions: Vec, weights: Vec) -> Vec:
 
 
 def _scaled(direction: Tensor, weight: Tensor) -> Tensor:
-    flat, reference = direction.reshape(len(weight), -1).double(), weight.reshape(len(weight), -1).double()
+    flat, reference = direction.flatten(1).double(), weight.flatten(1).double()
     mine = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     theirs = torch.linalg.vector_norm(reference, dim=1, keepdim=True)
     factor = torch.where(mine > 0, theirs / mine, torch.zeros_like(mine))
-    return (flat * factor).view_as(weight).to(weight.dtype)
+    return torch.empty_like(weight).copy_((flat * factor).view(weight.shape))  # in the weight's own memory layout

@@ -77,6 +77,7 @@ class _Krylov:
         self.projected = np.zeros((limit, limit))
         self.filled = self.restarts = self.spent = 0
         self.beta = 0.0
+        self.coupling = np.zeros(0)  # u^T A tail of every basis vector u, as A u told
         self.closed: np.ndarray | None = None  # top values when the basis last was an invariant subspace
         self.since = 0  # products since then
         self.vectors[0] = self._fresh()
@@ -100,17 +101,28 @@ class _Krylov:
             share = used @ product
             product = product - share @ used
             column += share.double().cpu().numpy()
+        self._check_symmetry(column, length)
         self.projected[: self.filled + 1, self.filled] = self.projected[self.filled, : self.filled + 1] = column
         self.filled += 1
         self.spent += 1
         self.since += 1
         self.beta = float(torch.linalg.vector_norm(product.double()))
+        self.coupling = np.append(np.zeros(self.filled - 1), self.beta)
         scale = max(length, float(np.abs(self.projected).max()))
         if self.beta > 10.0 * self.epsilon * scale:
             self.vectors[self.filled] = product / self.beta
         else:  # the basis spans an invariant subspace: go on from a random direction outside it
-            self.beta = 0.0
+            self.beta, self.coupling[-1] = 0.0, 0.0
             self.vectors[self.filled] = self._fresh() if self.filled < self.operator.size else 0.0
+
+    def _check_symmetry(self, column: np.ndarray, length: float) -> None:
+        """The products so far foretell u^T A tail for all u of the basis; other values are not of one matrix."""
+        error = float(np.abs(column[:-1] - self.coupling).max(initial=0.0))
+        if error > max(1e-2, 1e3 * self.epsilon) * max(length, float(np.abs(self.projected).max())):
+            raise ArithmeticError(
+                f"the products of the {self.operator.text} are not those of one symmetric matrix (u^T A v and v^T A u "
+                f"differ by {error:.3g}), expected a deterministic loss: look for dropout, shuffling or autocast"
+            )
 
     def solve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values (descending), their residuals along the tail, and the mixing matrix (columns)."""
@@ -141,12 +153,12 @@ class _Krylov:
 
     def restart(self, keep: int, values: np.ndarray, mixing: np.ndarray) -> None:
         """Condense the basis to its ``keep`` top Ritz vectors; the tail stays."""
-        tail = self.tail.clone()
+        tail, slopes = self.tail.clone(), self.beta * mixing[-1, :keep]
         self.vectors[:keep] = self.rows(mixing[:, :keep])
         self.vectors[keep] = tail
         self.projected[:] = 0.0
         self.projected[:keep, :keep] = np.diag(values[:keep])
-        self.filled = keep
+        self.filled, self.coupling = keep, slopes
         self.restarts += 1
 
     def _fresh(self) -> Tensor:

@@ -69,26 +69,30 @@ def mask_overlap(masks: Mapping[str, Masks] | Sequence[Masks], labels: Sequence[
     Args:
         masks: ``{label: mask}`` or a list of masks; a mask is ``{parameter name: boolean tensor or array}`` as
             ``SharpnessAware.masks()`` and a run's ``masks(step)`` give it.
-        labels: names of the masks of a list; "0", "1", ... if None.
+        labels: names of the masks; the keys of a mapping, or "0", "1", ... of a list, if None.
 
-    Raises ValueError for no mask, masks of different models (names or shapes differ), entries that are not boolean, and
-    labels that do not match.
+    Raises ValueError for no mask, a mask without parameters, masks of different models (names or shapes differ; the
+    order is free), entries that are not boolean, and labels that do not match.
 
     Example:
+        >>> import torch
         >>> a, b = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
         >>> mask_overlap([{"w": a}, {"w": b}]).jaccard[0, 1].round(4)
         np.float64(0.3333)
     """
     if isinstance(masks, Mapping):
-        labels, masks = list(masks), list(masks.values())
-    names = [str(i) for i in range(len(masks))] if labels is None else list(labels)
+        labels, masks = list(masks) if labels is None else labels, list(masks.values())
+    names = [str(label) for label in (range(len(masks)) if labels is None else labels)]
     if not masks or len(names) != len(masks):
         raise ValueError(
             f"mask_overlap got {len(masks)} masks and {len(names)} labels, expected at least one mask and as many "
             f"labels: give one label per mask"
         )
-    layers = tuple(masks[0])
-    flat = [_flat(mask, masks[0], name) for mask, name in zip(masks, names, strict=True)]
+    arrays = [_arrays(mask, name) for mask, name in zip(masks, names, strict=True)]
+    for found, name in zip(arrays, names, strict=True):
+        _check_same(found, name, arrays[0])
+    layers = tuple(arrays[0])
+    flat = [[found[layer].reshape(-1) for layer in layers] for found in arrays]
     packed = [[np.packbits(part) for part in mask] for mask in flat]
     counts = np.zeros((len(layers), len(masks), len(masks)), dtype=np.int64)
     for layer in range(len(layers)):
@@ -105,29 +109,38 @@ def mask_overlap(masks: Mapping[str, Masks] | Sequence[Masks], labels: Sequence[
     )
 
 
-def _flat(mask: Masks, first: Masks, name: str) -> list[np.ndarray]:
-    if list(mask) != list(first):
+def _arrays(mask: Masks, name: str) -> dict[str, np.ndarray]:
+    if not isinstance(mask, Mapping):
         raise ValueError(
-            f"mask {name!r} got the parameters {_some(mask)}, expected {_some(first)}: compare masks of one model"
+            f"mask {name!r} got a {type(mask).__name__}, expected {{parameter name: boolean tensor}}: "
+            f"give a list of such masks or {{label: mask}}"
         )
-    parts = []
+    if not mask:
+        raise ValueError(f"mask {name!r} got no parameter, expected at least one: leave out rules that have no mask")
+    arrays = {}
     for layer, value in mask.items():
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         if array.dtype != np.bool_:
             raise ValueError(
                 f"mask {name!r} got {array.dtype} for {layer}, expected booleans: convert with mask.bool()"
             )
-        if array.shape != tuple(first[layer].shape):
+        arrays[layer] = array
+    return arrays
+
+
+def _check_same(mask: dict[str, np.ndarray], name: str, first: dict[str, np.ndarray]) -> None:
+    if odd := [layer for layer in {**first, **mask} if layer not in first or layer not in mask]:
+        shown = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+        raise ValueError(
+            f"mask {name!r} got other parameters than the first mask ({shown} in one of them only), expected the same: "
+            f"compare masks of one model"
+        )
+    for layer, array in mask.items():
+        if array.shape != first[layer].shape:
             raise ValueError(
-                f"mask {name!r} got shape {array.shape} for {layer}, expected {tuple(first[layer].shape)}: "
+                f"mask {name!r} got shape {array.shape} for {layer}, expected {first[layer].shape}: "
                 f"compare masks of one model"
             )
-        parts.append(array.reshape(-1))
-    return parts
-
-
-def _some(mask: Masks) -> str:
-    return ", ".join(list(mask)[:3]) + (", ..." if len(mask) > 3 else "")
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -81,6 +81,7 @@ def gradient_ratio(
     gradients that are not finite.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> ratio = gradient_ratio(Problem(model, torch.nn.MSELoss(), (torch.ones(4, 2), torch.ones(4, 1))))
         >>> bool(ratio.sizes.sum() == 3)
@@ -93,7 +94,9 @@ def gradient_ratio(
     perturbation = resolve(perturbation, epoch=1, total=1)
     weights = [w.clone() for w in problem.weights]
     plain = problem.gradient(weights)
-    eps = perturbation(plain, Probe(weights, problem.names, seed=seed, problem=problem), {})
+    known = dict(problem.model.named_parameters())  # a score may look a parameter up in the model
+    probe = Probe([known[name] for name in problem.names], problem.names, seed=seed, problem=problem)
+    eps = perturbation(plain, probe, {})
     if eps is None:
         raise ValueError(f"gradient_ratio got {perturbation!r}, whose radius is 0, expected a positive one: raise rho")
     ascended = problem.gradient(add(weights, eps))

@@ -104,7 +104,7 @@ def spectrum(
     with torch.no_grad(), bar(None, f"spectrum, {k} eigenvalues", progress) as shown:
         ritz = thick_restart(operator, pairs, tol, seed, basis or 2 * k + 20, max_products, lambda: shown.update(1))
         noise = _confirm(operator, ritz, seed)
-    residuals = np.hypot(ritz.slopes, noise)
+    residuals = np.abs(ritz.slopes) + noise
     guarded = pairs > k
     return Spectrum(
         eigenvalues=ritz.values[:k],
@@ -137,9 +137,11 @@ def _confirm(operator: Operator, ritz: Ritz, seed: int) -> float:
 def _check(size: int, k: int, tol: float, basis: int | None, max_products: int) -> None:
     check_count("spectrum", "k", k)
     check_count("spectrum", "max_products", max_products)
+    if basis is not None:
+        check_count("spectrum", "basis", basis)
     if k > size:
         raise ValueError(f"spectrum got k={k}, expected at most the {size} coordinates of the operator: lower k")
-    if not 0.0 < tol < 1.0:
+    if not isinstance(tol, (int, float)) or not 0.0 < tol < 1.0:
         raise ValueError(f"spectrum got tol={tol!r}, expected a number in (0, 1): 1e-3 gives eigenvalues to about 1e-6")
     if basis is not None and basis < min(k + 4, size):
         raise ValueError(f"spectrum got basis={basis}, expected at least k + 4 = {k + 4}: raise basis")

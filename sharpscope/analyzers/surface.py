@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -71,12 +72,13 @@ def line(
     Arguments, errors and accuracy are those of ``surface``; d is its first direction.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> line(Problem(model, torch.nn.MSELoss(), (torch.ones(4, 2), torch.ones(4, 1))), resolution=5).loss.shape
         (5,)
     """
-    alpha = _grid("resolution", resolution, span)
-    plane = _Plane(problem, directions, seed, precision, axes=("x",))
+    alpha = _grid("line", resolution, span)
+    plane = _Plane("line", problem, directions, seed, precision, axes=("x",))
     with bar(len(alpha), "line", progress) as shown:
         points = [plane.point((a,), shown.update) for a in alpha]
     loss, stderr, radius = (np.array(column) for column in zip(*points, strict=True))
@@ -109,23 +111,24 @@ def surface(
         precision: "float32", the model's own (float32 or wider).
         progress: show a progress bar; None shows it on a terminal only.
 
-    Raises ValueError for a resolution below 2, an empty span, unknown directions or precision, and a loss that is not
-    finite at the centre.
+    Raises ValueError for a resolution below 2, an empty span, unknown directions or precision, a seed that is no whole
+    number, weights whose filters are all zero (the plane is a point), and a loss that is not finite at the centre.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> surface(Problem(model, torch.nn.MSELoss(), (torch.ones(4, 2), torch.ones(4, 1))), resolution=3).loss.shape
         (3, 3)
     """
-    across, up = resolution if isinstance(resolution, tuple) else (resolution, resolution)
-    wide, high = span if isinstance(span, tuple) and isinstance(span[0], tuple) else (span, span)
-    alpha, beta = _grid("resolution", across, wide), _grid("resolution", up, high)
-    plane = _Plane(problem, directions, seed, precision, axes=("x", "y"))
+    across, up = _per_axis(resolution)
+    wide, high = _per_axis(span, nested=True)
+    alpha, beta = _grid("surface", across, wide), _grid("surface", up, high)
+    plane = _Plane("surface", problem, directions, seed, precision, axes=("x", "y"))
     with bar(len(alpha) * len(beta), "surface", progress) as shown:
         points = np.array([[plane.point((a, b), shown.update) for a in alpha] for b in beta])
     d1, d2 = plane.axes
     norms = np.array([float(norm(d1)), float(norm(d2))])
-    cosine = float(dot(d1, d2)) / float(norms.prod()) if norms.all() else float("nan")
+    cosine = float(dot(d1, d2)) / float(norms.prod())
     loss, stderr, radius = (np.ascontiguousarray(points[..., i]) for i in range(3))
     return Surface(alpha, beta, loss, stderr, radius, plane.center, norms, cosine, *plane.settings())
 
@@ -133,17 +136,26 @@ def surface(
 class _Plane:
     """The centre, the axes, and what is the same at every point."""
 
-    def __init__(self, problem: Problem, directions: str, seed: int, precision: str, axes: Sequence[str]) -> None:
+    def __init__(
+        self, owner: str, problem: Problem, directions: str, seed: int, precision: str, axes: Sequence[str]
+    ) -> None:
         if directions != "filter":
-            raise ValueError(f"the surface got directions={directions!r}, expected 'filter': change directions")
+            raise ValueError(f"the {owner} got directions={directions!r}, expected 'filter': change directions")
         if precision != "float32":
-            raise ValueError(f"the surface got precision={precision!r}, expected 'float32': change precision")
-        self.problem, self.seed, self.directions = problem, seed, directions
+            raise ValueError(f"the {owner} got precision={precision!r}, expected 'float32': change precision")
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise ValueError(f"the {owner} got seed={seed!r}, expected a whole number: 0 is usual")
+        self.problem, self.seed, self.directions = problem, int(seed), directions
         self.weights: Vec = [w.clone() for w in problem.weights]
-        self.axes = [filter_normalised(random_directions(problem, seed, axis), self.weights) for axis in axes]
+        self.axes = [filter_normalised(random_directions(problem, self.seed, axis), self.weights) for axis in axes]
+        if not any(bool(d.any()) for d in self.axes[0]):
+            raise ValueError(
+                f"the {owner} got no filter that can move, expected nonzero weights in a tensor with two or more dims: "
+                f"initialise the model or reshape its parameters"
+            )
         self.length = float(norm(self.weights))
         self.losses, self.denominator = problem.example_losses(self.weights)
-        self.center = float(self.losses.sum()) / self.denominator
+        self.center = float(self.losses.sum() / self.denominator)
         if not np.isfinite(self.center):
             raise ValueError(
                 f"the loss at the centre is {self.center}, expected a finite number: "
@@ -158,7 +170,7 @@ class _Plane:
         radius = float(norm([m - w for m, w in zip(moved, self.weights, strict=True)])) / self.length
         losses, _ = self.problem.example_losses(moved)
         tick()
-        return float(losses.sum()) / self.denominator, self._stderr(losses - self.losses), radius
+        return float(losses.sum() / self.denominator), self._stderr(losses - self.losses), radius
 
     def settings(self) -> tuple[str, int, str, int, str]:
         """The fields that every picture of a plane carries: directions, seed, precision, examples, problem."""
@@ -172,10 +184,27 @@ class _Plane:
         return float(difference.std()) * math.sqrt(count) / self.denominator
 
 
-def _grid(name: str, resolution: int, span: Span) -> np.ndarray:
-    low, high = span if isinstance(span, tuple) else (-span, span)
-    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 2:
-        raise ValueError(f"the surface got {name}={resolution!r}, expected a whole number >= 2: 51 is usual")
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"the surface got span={span!r}, expected a positive number or (low, high): 1.0 is usual")
-    return np.linspace(low, high, resolution)
+def _grid(owner: str, resolution: int, span: Span) -> np.ndarray:
+    if isinstance(resolution, bool) or not isinstance(resolution, (int, np.integer)) or resolution < 2:
+        raise ValueError(f"the {owner} got resolution={resolution!r}, expected a whole number >= 2: 51 is usual")
+    low, high = _ends(span)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"the {owner} got span={span!r}, expected a positive number or (low, high): 1.0 is usual")
+    grid = np.linspace(low, high, resolution)
+    # rounding must not move the point in the middle away from the centre
+    return (grid - grid[::-1]) / 2 if low == -high else grid
+
+
+def _ends(span: Any) -> tuple[float, float]:
+    """Low and high end of the grid; nan for what is no span."""
+    ends = span if isinstance(span, tuple) else (span, span)
+    if len(ends) != 2 or not all(isinstance(end, (int, float, np.integer, np.floating)) for end in ends):
+        return math.nan, math.nan
+    return (float(ends[0]) if isinstance(span, tuple) else -float(span)), float(ends[1])
+
+
+def _per_axis(value: Any, nested: bool = False) -> tuple[Any, Any]:
+    """What holds along x and along y: the parts of a pair (if ``nested``, of one that holds a pair), or ``value``."""
+    pair = isinstance(value, tuple) and len(value) == 2
+    pair = pair and (not nested or any(isinstance(part, tuple) for part in value))
+    return value if pair else (value, value)

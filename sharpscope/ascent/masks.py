@@ -21,7 +21,17 @@ from sharpscope.pieces import Piece, check_count, check_piece, check_range
 from sharpscope.schedules import Number
 from sharpscope.vectors import Vec, flatten, unflatten
 
-__all__ = ["Evolving", "Mask", "Named", "RandomMask", "RandomTensors", "Top", "perturbed_count"]
+__all__ = [
+    "Evolving",
+    "Mask",
+    "Named",
+    "RandomMask",
+    "RandomTensors",
+    "Top",
+    "check_pattern",
+    "matches",
+    "perturbed_count",
+]
 
 
 def perturbed_count(sparsity: float, size: int) -> int:
@@ -155,17 +165,33 @@ class Named(Mask):
 
     pattern: str
 
+    def __post_init__(self) -> None:
+        check_pattern("Named", "pattern", self.pattern)
+
     def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
-        chosen = [fnmatchcase(name, self.pattern) for name in probe.names]
-        if not any(chosen):
-            raise ValueError(
-                f"Named got the pattern {self.pattern!r} that matches no parameter, expected a match among "
-                f"{', '.join(probe.names[:5])}{', ...' if len(probe.names) > 5 else ''}: change the pattern"
-            )
+        chosen = matches("Named", self.pattern, probe)
         return [
             torch.full(p.shape, take, dtype=torch.bool, device=p.device)
             for p, take in zip(probe.params, chosen, strict=True)
         ]
+
+
+def check_pattern(owner: str, name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a text to match names of parameters with."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{owner} got {name}={value!r}, expected a pattern such as '*weight*': change {name}")
+
+
+def matches(owner: str, pattern: str, probe: Probe) -> list[bool]:
+    """Which parameters have a name that the pattern matches; raises ValueError if none has."""
+    chosen = [fnmatchcase(name, pattern) for name in probe.names]
+    if not any(chosen):
+        raise ValueError(
+            f"{owner} got the pattern {pattern!r} that matches no parameter, expected a match among "
+            f"{', '.join(probe.names[:5])}{', ...' if len(probe.names) > 5 else ''}: change the pattern, or let the "
+            f"optimizer know the names: SharpnessAware(base, rule, model=model)"
+        )
+    return chosen
 
 
 def _sortable(scores: Tensor) -> Tensor:

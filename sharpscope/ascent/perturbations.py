@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
-from sharpscope.ascent.masks import Mask
+from sharpscope.ascent.masks import Mask, check_pattern, matches
 from sharpscope.ascent.probe import Probe
 from sharpscope.pieces import Piece, check_piece, check_range
 from sharpscope.schedules import Number
@@ -41,11 +40,13 @@ class Magnitude(Metric):
 
     def __post_init__(self) -> None:
         check_range("Magnitude", "eta", self.eta, 0)
+        check_pattern("Magnitude", "scaled", self.scaled)
 
     def diagonal(self, probe: Probe) -> Vec | None:
+        chosen = matches("Magnitude", self.scaled, probe)
         return [
-            p.detach().abs() + self.eta if fnmatchcase(name, self.scaled) else torch.ones_like(p)
-            for name, p in zip(probe.names, probe.params, strict=True)
+            p.detach().abs() + self.eta if take else torch.ones_like(p)
+            for p, take in zip(probe.params, chosen, strict=True)
         ]
 
 
@@ -78,8 +79,8 @@ class Ball(Perturbation):
             return None
         diagonal = self.metric.diagonal(probe)
         scaled = g if diagonal is None else multiply(diagonal, g)
-        length = norm(scaled)
-        eps = scale(scaled, rho / length.clamp_min(torch.finfo(length.dtype).tiny))
+        largest = torch.finfo(scaled[0].dtype).max  # rho / 0 would turn the zeros of a zero gradient into NaN
+        eps = scale(scaled, (rho / norm(scaled)).clamp_max(largest))
         return eps if diagonal is None else multiply(diagonal, eps)
 
 

@@ -63,6 +63,7 @@ class Probe:
         self._modules = list(modules)
         self._first: Vec | None = None
         self._start: list[Tensor] | None = None
+        self._before: list[_Buffers] = []
 
     @property
     def problem(self) -> Problem:
@@ -93,7 +94,8 @@ class Probe:
         """
         if at is None:
             if self._first is None:
-                self._first = self._first_pass(rows)
+                first = self._start is None
+                self._first = self._first_pass(rows) if first else self._replayed(lambda: self._pass(rows))
             return self._first
         self._first = None
         found: Vec = self._climbed(at, lambda: self._pass(rows))
@@ -102,6 +104,8 @@ class Probe:
     def losses(self, at: Sequence[Tensor] | None = None) -> Tensor:
         """(rows,) loss of every example at w + at (forward only; needs a closure that knows rows)."""
         closure = self._rows_closure()
+        if self._start is None:
+            self.gradient()  # the first pass comes first: it alone moves buffers and random states
         found: Tensor = self._replayed(closure.losses) if at is None else self._climbed(at, closure.losses)
         return found
 
@@ -109,6 +113,13 @@ class Probe:
     def rows(self) -> int:
         """Examples in the batch."""
         return self._rows_closure().rows
+
+    def undo(self) -> None:
+        """Put buffers and random states back to where they were before the step, for a step that fails."""
+        for buffers in self._before:
+            buffers.restore()
+        if self._start is not None:
+            _set_random_states(self.params, self._start)
 
     def _rows_closure(self) -> RowClosure:
         if not isinstance(self._closure, RowClosure):
@@ -120,7 +131,7 @@ class Probe:
 
     def _first_pass(self, rows: Tensor | None) -> Vec:
         self._start = _random_states(self.params)
-        with _Listener(self._modules):
+        with _Listener(self._modules, self._before):
             return self._pass(rows)
 
     def _pass(self, rows: Tensor | None) -> Vec:
@@ -158,15 +169,13 @@ class Probe:
         """Ask with the random numbers of the first pass, and leave buffers and random states as they are now."""
         if self._start is None:
             return ask()
-        buffers = [b for module in self._modules for b in module.buffers()]
-        kept = [b.clone() for b in buffers]
+        buffers = _Buffers(self._modules)
         now = _random_states(self.params)
         try:
             _set_random_states(self.params, self._start)
             return ask()
         finally:
-            for b, k in zip(buffers, kept, strict=True):
-                b.copy_(k)
+            buffers.restore()
             _set_random_states(self.params, now)
 
 
@@ -175,16 +184,36 @@ def coin(seed: int, step: int) -> float:
     return (mix("coin", seed, step) >> 10) / 2.0**53
 
 
-class _Listener:
-    """Learns which modules a closure calls, so that their buffers can be guarded in later passes of the step."""
+class _Buffers:
+    """The buffers of some modules, to be put back: their values, and the tensors that a forward has replaced."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self.modules = modules
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.kept = [
+            (owner, name, buffer, buffer.clone())
+            for module in modules
+            for owner in module.modules()
+            for name, buffer in owner._buffers.items()
+            if buffer is not None
+        ]
+
+    def restore(self) -> None:
+        for owner, name, buffer, value in self.kept:
+            buffer.copy_(value)
+            owner._buffers[name] = buffer
+
+
+class _Listener:
+    """Learns which modules a closure calls, and what their buffers held before it called them."""
+
+    def __init__(self, modules: list[nn.Module], before: list[_Buffers]) -> None:
+        self.modules, self.before = modules, before
         self.known = bool(modules)
         self.covered: set[nn.Module] = set()
 
     def __enter__(self) -> None:
-        if not self.known:
+        if self.known:
+            self.before.append(_Buffers(self.modules))
+        else:
             self.handle = torch_module.register_module_forward_pre_hook(self._called)
 
     def __exit__(self, *_: object) -> None:
@@ -192,7 +221,10 @@ class _Listener:
             self.handle.remove()
 
     def _called(self, module: nn.Module, _: Any) -> None:
+        if torch.compiler.is_compiling():  # a compiled module was seen when it was called from outside
+            return
         if module not in self.covered:
+            self.before.append(_Buffers([module]))
             self.covered.update(module.modules())
             self.modules.append(module)
 

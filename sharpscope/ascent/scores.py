@@ -39,7 +39,17 @@ class Fisher(Score):
         check_count("Fisher", "samples", self.samples)
 
     def __call__(self, g: Vec, probe: Probe) -> Vec:
-        return probe.problem.squared_gradients(self.samples, probe.generator("fisher"))
+        problem = probe.problem
+        known = dict(problem.model.named_parameters())
+        place = {id(known[name]): index for index, name in enumerate(problem.names)}
+        strange = [name for name, p in zip(probe.names, probe.params, strict=True) if id(p) not in place]
+        if strange:
+            raise ValueError(
+                f"Fisher got the parameter {strange[0]!r} that the problem's model does not train, expected the "
+                f"optimizer's parameters among the model's: make the Problem from the very model that is trained"
+            )
+        squares = problem.squared_gradients(self.samples, probe.generator("fisher"))
+        return [squares[place[id(p)]] for p in probe.params]  # groups may hold them in an order of their own
 
 
 @dataclass(frozen=True, repr=False)

@@ -74,17 +74,12 @@ class Ascend(Rule):
             check_piece("Ascend", "select", self.select, Sharpest)
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
-        below = probe.losses() if self._selects else None
         eps = self.perturbation(probe.gradient(), probe, memory.setdefault("perturbation", {}))
         if eps is None:
             return probe.gradient()
-        if below is None or self.select is None:
+        if self.select is None or self.select.fraction == 1.0:
             return probe.gradient(at=eps)
-        return probe.gradient(at=eps, rows=self.select(below, probe.losses(at=eps)))
-
-    @property
-    def _selects(self) -> bool:
-        return self.select is not None and self.select.fraction < 1.0
+        return probe.gradient(at=eps, rows=self.select(probe.losses(), probe.losses(at=eps)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,7 +101,7 @@ class Blend(Rule):
             return self.rule(probe, memory.setdefault("rule", {}))
         g = probe.gradient()
         d = self.rule(probe, memory.setdefault("rule", {}))
-        return add(scale(g, 1.0 - weight), d, alpha=weight)
+        return g if d is g else add(scale(g, 1.0 - weight), d, alpha=weight)  # (1 - a) g + a g is not g in rounding
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,7 +119,7 @@ class Surrogate(Rule):
         alpha = probe.value(self.alpha)
         g = probe.gradient()
         d = self.rule(probe, memory.setdefault("rule", {}))
-        return add(d, reject(g, onto=d), alpha=-alpha) if alpha else d
+        return d if d is g or not alpha else add(d, reject(g, onto=d), alpha=-alpha)
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,7 +147,8 @@ class Reuse(Rule):
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
         calls = memory.get("calls", 0)
         memory["calls"] = calls + 1
-        if calls % self.every and "kept" in memory:
+        fits = [x.shape for x in memory.get("kept", [])] == [p.shape for p in probe.params]  # not after unfreezing some
+        if calls % self.every and fits:
             g = probe.gradient()
             alpha = probe.value(self.alpha)
             parts = [
@@ -163,6 +159,9 @@ class Reuse(Rule):
             return self.rule(probe, memory.setdefault("rule", {}))
         g = probe.gradient()
         d = self.rule(probe, memory.setdefault("rule", {}))
+        if d is g:  # nothing was climbed, so there is nothing to reuse
+            memory.pop("kept", None)
+            return g
         parts = [reject(a, onto=b) for a, b in zip(self._split(d), self._split(g), strict=True)]
         memory["kept"] = [x for part in parts for x in part]
         return d

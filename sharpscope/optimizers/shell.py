@@ -41,7 +41,7 @@ class SharpnessAware(Optimizer):
         total: optimizer steps of the whole training, the horizon of schedules with ``total=None``.
         model: the module that the closure calls; names its parameters in ``masks()`` and has its buffers guarded.
             Without it names come from the problem or from ``named_parameters`` given to ``base``, and the modules are
-            found by watching the first pass.
+            found by watching the first pass (torch warns of that for a compiled model: give it here).
 
     ``step(closure)`` takes the closure that ``torch.optim.LBFGS`` takes: it clears the gradients, runs forward and
     backward and returns the loss.  The rule decides how often it runs; ``passes`` counts.
@@ -77,6 +77,11 @@ class SharpnessAware(Optimizer):
             raise TypeError(
                 f"SharpnessAware got a {type(base).__name__} as base, expected a torch optimizer: "
                 f"SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), rule)"
+            )
+        if isinstance(base, (torch.optim.LBFGS, SharpnessAware)):
+            raise TypeError(
+                f"SharpnessAware got a {type(base).__name__} as base, expected an optimizer that steps from gradients "
+                f"alone: use torch.optim.SGD, Adam or the like"
             )
         check_count("SharpnessAware", "epoch", epoch, optional=True)
         check_count("SharpnessAware", "total", total, optional=True)
@@ -126,7 +131,8 @@ class SharpnessAware(Optimizer):
         """One step.  Returns what the closure returned at w.
 
         Raises TypeError without a closure or for one that returns None, ValueError for one that leaves no gradients;
-        the weights are untouched then, as after any exception inside the closure.
+        the weights, the buffers, the random states and the rule's memory are as before the step then, as after any
+        exception inside the closure.
         """
         if closure is None:
             raise TypeError(
@@ -134,6 +140,8 @@ class SharpnessAware(Optimizer):
                 "the loss: optimizer.step(closure), as with torch.optim.LBFGS"
             )
         params = self.params
+        if not params:
+            raise ValueError("step() got no parameter that requires a gradient, expected at least one: unfreeze one")
         probe = Probe(
             params,
             self._names(params),
@@ -144,7 +152,13 @@ class SharpnessAware(Optimizer):
             problem=self.problem,
             modules=[] if self.model is None else [self.model],
         )
-        direction = self.rule(probe, self.memory)
+        memory = _structure(self.memory)
+        try:
+            direction = self.rule(probe, self.memory)
+        except BaseException:  # Ctrl-C too: a step that fails has not happened
+            self.memory = memory
+            probe.undo()
+            raise
         for p, d, used in zip(params, direction, probe.used, strict=True):
             p.grad = d if used else None
         self.base.step()
@@ -171,22 +185,32 @@ class SharpnessAware(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on: the base optimizer's state and the rule's, the rule as text."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         found = dict(self.base.state_dict())
         found["sharpscope"] = {
             "version": _VERSION,
+            "base": type(self.base).__name__,
+            "shapes": self._shapes(),
             "rule": repr(self.rule),
             "seed": self.seed,
             "steps": self.steps,
             "passes": self.passes,
             "memory": _copied(self.memory),
         }
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, found)
+            found = found if changed is None else changed
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
 
-        Raises ValueError for that of another rule, optimizer or version.
+        Raises ValueError for that of another rule, base optimizer, model or version; nothing is changed then.
         """
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
         own = state_dict.get("sharpscope")
         if not isinstance(own, dict) or own.get("version") != _VERSION:
             got = "one of another optimizer" if not isinstance(own, dict) else f"version {own.get('version')!r}"
@@ -199,9 +223,25 @@ class SharpnessAware(Optimizer):
                 f"load_state_dict got the rule {own['rule']}, expected {self.rule!r}: "
                 f"build the optimizer with the rule that was saved"
             )
+        if own["base"] != type(self.base).__name__:
+            raise ValueError(
+                f"load_state_dict got the state of {own['base']}, expected {type(self.base).__name__}: "
+                f"build the optimizer around the base that was saved"
+            )
+        if own["shapes"] != self._shapes():
+            raise ValueError(
+                f"load_state_dict got parameters of the shapes {_brief(own['shapes'])}, expected "
+                f"{_brief(self._shapes())}: build the model that was saved, with the same parameters trainable"
+            )
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "sharpscope"})
         self.seed, self.steps, self.passes = int(own["seed"]), int(own["steps"]), float(own["passes"])
         self.memory = _copied(own["memory"], self.params[0].device)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("defaults", "base", "rule", "problem", "seed", "model", "memory", "steps", "passes")
+        return {name: self.__dict__[name] for name in names}  # what copy.deepcopy and pickle take along
 
     def __repr__(self) -> str:
         return f"SharpnessAware({self.base!r},\nrule={self.rule!r}, seed={self.seed}, steps={self.steps})"
@@ -219,6 +259,9 @@ class SharpnessAware(Optimizer):
         if self.model is not None:
             known.update({id(p): name for name, p in self.model.named_parameters()})
         return tuple(known.get(id(p), str(index)) for index, p in enumerate(params))
+
+    def _shapes(self) -> str:
+        return " ".join("x".join(map(str, p.shape)) or "1" for p in self.params)
 
     def _check_place(self) -> None:
         devices = sorted({str(p.device) for p in self.params})
@@ -251,6 +294,15 @@ def _find_bits(memory: Memory) -> Tensor | None:
         return bits
     found = (_find_bits(child) for child in memory.values() if isinstance(child, dict))
     return next((bits for bits in found if bits is not None), None)
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _structure(memory: Memory) -> Memory:
+    """The dicts anew around the same tensors, which rules replace but never change."""
+    return {name: _structure(value) if isinstance(value, dict) else value for name, value in memory.items()}
 
 
 def _copied(value: Any, device: torch.device | None = None) -> Any:

@@ -40,8 +40,10 @@ def parse(text: str) -> rules.Rule:
 
     Example:
         >>> parse("rst(sam(rho=0.1), p=0.5)")
-        Sometimes(Ascend(Ball(0.1)))
+        Sometimes(Ascend(Ball(0.1)), p=0.5)
     """
+    if not isinstance(text, str):
+        raise RuleError(f"the rule got {text!r}, expected a text such as 'sam(rho=0.05)': give it as text")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -49,7 +51,13 @@ def parse(text: str) -> rules.Rule:
         raise RuleError(
             f"the rule got {text!r}, expected a text such as 'sam(rho=0.05)': mend its syntax ({reason})"
         ) from None
-    rule = _build(tree, text, _vocabulary())
+    try:
+        rule = _build(tree, text, _vocabulary())
+    except RecursionError:
+        raise RuleError(
+            f"the rule got {text[:40]!r}... of {len(text)} characters, expected a text such as 'sam(rho=0.05)': "
+            f"nest it less deeply"
+        ) from None
     if not isinstance(rule, rules.Rule):
         raise RuleError(f"the rule got {text!r}, expected a rule such as {_known()}: wrap it in one of those")
     return rule
@@ -79,6 +87,9 @@ def _build(node: ast.expr, text: str, words: dict[str, Callable[..., Any]]) -> A
 def _call(node: ast.Call, name: str, text: str, words: dict[str, Callable[..., Any]]) -> Any:
     if name not in words:
         raise RuleError(f"the rule got the name {name!r} in {text!r}, expected one of {_known()}: change the name")
+    given = [k.arg for k in node.keywords]
+    if len(set(given)) < len(given):
+        raise RuleError(f"{name} got {ast.unparse(node)!r}, expected every argument once: remove the repeated one")
     args = [_build(arg, text, words) for arg in node.args]
     keywords = {str(k.arg): _build(k.value, text, words) for k in node.keywords}
     try:
@@ -90,5 +101,5 @@ def _call(node: ast.Call, name: str, text: str, words: dict[str, Callable[..., A
         ) from None
     try:
         return words[name](*args, **keywords)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise RuleError(f"{name} got {ast.unparse(node)!r}, expected other arguments: {error}") from None

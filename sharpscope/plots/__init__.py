@@ -28,7 +28,7 @@ from sharpscope.plots.ratio import draw_ratio
 from sharpscope.plots.spectrum import draw_spectrum
 from sharpscope.plots.style import STYLE, method_styles, prepare
 from sharpscope.plots.surface import draw_line, draw_surface
-from sharpscope.results import Result
+from sharpscope.results import Result, draw_with
 
 __all__ = [
     "STYLE",
@@ -109,6 +109,7 @@ def _drawing(result: Any, verb: str) -> tuple[Callable[..., Axes], Callable[...,
 def _new_figure(size: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib import pyplot  # only here: pyplot chooses a backend and keeps every figure alive
 
+    pyplot.draw_if_interactive()  # type: ignore[no-untyped-call]  # loads the backend, which may set rcParams (a notebook's does): not in our context
     with matplotlib.rc_context(STYLE):
         figure = pyplot.figure(figsize=size, layout="compressed")
         try:
@@ -116,3 +117,6 @@ def _new_figure(size: tuple[float, float]) -> Iterator[Figure]:
         except BaseException:
             pyplot.close(figure)  # a notebook would show the half-drawn figure
             raise
+
+
+draw_with(plot)

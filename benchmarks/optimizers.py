@@ -1,0 +1,140 @@
+"""``make bench-optimizers``: what the optimizer costs beyond the passes, and what a step costs beside a plain one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_optimizer import SAM
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sharpscope as ss
+from benchmarks.report import medians
+from sharpscope import models
+from sharpscope.ascent.masks import Evolving, Top
+from sharpscope.ascent.scores import Random
+from sharpscope.vectors import Vec
+
+CLASSES, SHAPE = 10, (3, 32, 32)
+
+
+def sgd(params: list[nn.Parameter], lr: float = 1e-6) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=5e-4)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def own_time(tensors: Vec) -> dict[str, float]:
+    """Seconds of one SAM step without its closure: ours, pytorch_optimizer's, and the floor at memory speed."""
+    first, second = ([torch.randn_like(p) for p in tensors] for _ in range(2))
+    sets = [[nn.Parameter(p.clone()) for p in tensors] for _ in range(3)]
+    ours, loss, spent, turn = ss.SharpnessAware(sgd(sets[0]), ss.sam(0.05)), torch.zeros(()), [0.0], [0]
+
+    def closure() -> Tensor:
+        began = time.perf_counter()
+        for p, g in zip(sets[0], second if turn[0] % 2 else first, strict=True):
+            p.grad = g
+        turn[0] += 1
+        spent[0] += time.perf_counter() - began
+        return loss
+
+    def sharpscope_step() -> float:
+        spent[0] = 0.0
+        return seconds(lambda: ours.step(closure)) - spent[0]
+
+    peer = SAM(sets[1], torch.optim.SGD, rho=0.05, lr=1e-6, momentum=0.9, weight_decay=5e-4)
+
+    def peer_step() -> float:
+        total = 0.0
+        for gradient, half in ((first, lambda: peer.first_step(zero_grad=True)), (second, peer.second_step)):
+            for p, g in zip(sets[1], gradient, strict=True):
+                p.grad = g
+            total += seconds(half)
+        return total
+
+    base, saved = sgd(sets[2]), [torch.empty_like(p) for p in sets[2]]
+    data = [p.detach() for p in sets[2]]
+
+    def floor() -> None:
+        torch._foreach_norm(first)
+        torch._foreach_copy_(saved, data)
+        torch._foreach_add_(data, first, alpha=1e-9)
+        torch._foreach_copy_(data, saved)
+        base.step()
+
+    def floor_step() -> float:
+        for p, g in zip(sets[2], second, strict=True):
+            p.grad = g
+        return seconds(floor)
+
+    return medians({"ours": sharpscope_step, "peer": peer_step, "floor": floor_step}, runs=40, warm=5)
+
+
+def whole_step(rules: dict[str, tuple[str, int]], batch: int = 128, rounds: int = 6) -> dict[str, tuple[float, float]]:
+    """Seconds and passes of a step of ResNet-20 under each rule; a rule's period of steps is timed as one."""
+    x = torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(batch) % CLASSES
+    timed: dict[str, Callable[[], float]] = {}
+    optimizers: dict[str, ss.SharpnessAware] = {}
+    for name, (rule, period) in rules.items():
+        model = models.build("resnet20", SHAPE, CLASSES)
+        problem = ss.Problem(model, nn.CrossEntropyLoss(), (x, y))
+        optimizer = ss.SharpnessAware(sgd(list(model.parameters())), rule, problem, epoch=10**6, model=model)
+        optimizers[name] = optimizer
+        step = ss.Batch(model, F.cross_entropy, x, y)
+
+        def run(optimizer: ss.SharpnessAware = optimizer, step: ss.Batch = step, period: int = period) -> float:
+            return seconds(lambda: [optimizer.step(step) for _ in range(period)]) / period
+
+        timed[name] = run
+    found = medians(timed, runs=rounds, warm=1)
+    return {name: (found[name], o.passes / o.steps) for name, o in optimizers.items()}
+
+
+def fisher() -> float:
+    """Fisher diagonal of 128 examples of ResNet-20, in gradients of the same examples."""
+    x = torch.randn(128, *SHAPE, generator=torch.Generator().manual_seed(0))
+    model = models.build("resnet20", SHAPE, CLASSES)
+    problem = ss.Problem(model, nn.CrossEntropyLoss(), (x, torch.arange(128) % CLASSES))
+    found = medians(
+        {"fisher": lambda: seconds(problem.squared_gradients), "gradient": lambda: seconds(problem.gradient)}, runs=5
+    )
+    return found["fisher"] / found["gradient"]
+
+
+def refresh() -> dict[str, float]:
+    """Seconds to renew a mask over 11 M parameters, scores at hand."""
+    params = [nn.Parameter(p) for p in models.build("resnet18", SHAPE, CLASSES).parameters()]
+    g = [torch.randn_like(p) for p in params]
+    probe = ss.Probe(params, [str(i) for i in range(len(params))])
+    memory: dict[str, Any] = {}
+    evolving = Evolving(0.5, drop=0.5, every=1)
+    memory["bits"] = ss.RandomMask(0.5)(g, probe, {}) and None
+    memory.clear()
+    evolving(g, probe, memory)
+    scores = Random()(g, probe)
+    top = Top(_Given(tuple(scores)), 0.5, 1)
+    return medians(
+        {
+            "top-k": lambda: seconds(lambda: top.refresh(g, probe, {})),
+            "evolve": lambda: seconds(lambda: evolving.refresh(g, probe, memory)),
+        },
+        runs=7,
+    )
+
+
+class _Given(Random):
+    """Scores that are known already."""
+
+    def __init__(self, scores: tuple[Tensor, ...]) -> None:
+        object.__setattr__(self, "scores", scores)
+
+    def __call__(self, g: Vec, probe: ss.Probe) -> Vec:
+        return list(self.scores)  # type: ignore[attr-defined]

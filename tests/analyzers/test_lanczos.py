@@ -1,0 +1,74 @@
+"""The iteration itself: its recurrence, its restarts, and what it does at the edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sharpscope.analyzers.lanczos import thick_restart
+from sharpscope.operators import Operator
+
+
+def dense(values: np.ndarray, seed: int = 0) -> torch.Tensor:
+    random = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(random.normal(size=(len(values), len(values))))
+    return torch.as_tensor((q * values) @ q.T)
+
+
+@pytest.mark.parametrize("basis", [8, 12, 60])
+def test_recurrence_and_orthonormality(basis: int) -> None:
+    matrix = dense(np.linspace(-2, 2, 60))
+    ritz = thick_restart(Operator.of((matrix + matrix.T) / 2), 4, 1e-6, 0, basis, 1000)
+    u, theta = ritz.vectors, torch.as_tensor(ritz.values)
+    assert float((u @ u.T - torch.eye(4)).abs().max()) < 1e-13
+    assert float((u @ ritz.tail).abs().max()) < 1e-13
+    # A u = theta u + slope * tail, also after restarts
+    residue = u @ matrix - theta[:, None] * u - torch.as_tensor(ritz.slopes)[:, None] * ritz.tail
+    assert float(residue.norm()) < 1e-12
+    assert (np.abs(ritz.slopes) <= 1e-6 * np.abs(ritz.values)).all()
+    assert (ritz.restarts > 0) == (basis < 30)
+
+
+def test_ticks_once_per_product_and_keeps_to_the_basis() -> None:
+    operator = Operator.of(torch.diag(torch.linspace(0, 1, 200)))
+    ticks: list[int] = []
+    ritz = thick_restart(operator, 3, 1e-3, 0, 7, 1000, lambda: ticks.append(1))
+    assert len(ticks) == operator.products
+    assert ritz.restarts > 3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_same_seed_same_bits(seed: int, rng_guard: object) -> None:
+    operator = Operator.of(torch.diag(torch.linspace(0, 1, 100)))
+    first, second = (thick_restart(operator, 3, 1e-6, seed, 10, 1000) for _ in range(2))
+    assert first.vectors.equal(second.vectors)
+    assert first.values.tobytes() == second.values.tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_the_whole_spectrum_of_small_matrices(size: int) -> None:
+    values = np.arange(1.0, size + 1) - 2
+    ritz = thick_restart(Operator.of(torch.diag(torch.as_tensor(values))), size, 1e-8, 0, 30, 100)
+    np.testing.assert_allclose(ritz.values, values[::-1], atol=1e-14)
+
+
+def test_gives_up_in_words() -> None:
+    operator = Operator.of(torch.diag(torch.linspace(0, 1, 500)))
+    with pytest.raises(ArithmeticError, match=r"got 20 products without reaching tol=1e-06 for 3 pairs \(largest "):
+        thick_restart(operator, 3, 1e-6, 0, 12, 20)
+    assert operator.products == 20
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("when", [1, 4])
+def test_a_product_that_is_not_finite_is_refused(bad: float, when: int) -> None:
+    calls: list[int] = []
+
+    def product(v: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return torch.where(torch.arange(20) == 3, bad, v) if len(calls) >= when else v * torch.arange(20)
+
+    with pytest.raises(ArithmeticError, match="a product of the thing is not finite, expected finite numbers"):
+        thick_restart(Operator(product, 20, dtype=torch.float64, text="thing"), 3, 1e-6, 0, 12, 20)
+    assert len(calls) == when

@@ -1,0 +1,233 @@
+"""Overlaps of masks against sets of indices, and chance levels against masks drawn at random."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
+
+SHAPES = {"conv.weight": (5, 3, 3), "conv.bias": (5,), "scale": (), "head.weight": (7, 11), "one": (1,), "byte": (8,)}
+SIZE = 45 + 5 + 1 + 77 + 1 + 8
+
+
+def random_mask(rng: np.random.Generator, density: float = 0.4) -> dict[str, np.ndarray]:
+    return {name: np.asarray(rng.random(shape) < density) for name, shape in SHAPES.items()}
+
+
+def constant(value: bool) -> dict[str, np.ndarray]:
+    return {name: np.full(shape, value) for name, shape in SHAPES.items()}
+
+
+def ones(mask: dict[str, Any], layer: str | None = None) -> set[tuple[str, int]]:
+    """The selected entries as a set of names and indices."""
+    names = list(mask) if layer is None else [layer]
+    return {(name, i) for name in names for i, one in enumerate(np.asarray(mask[name]).flatten().tolist()) if one}
+
+
+def divided(a: float, b: float) -> float:
+    return a / b if b else math.nan
+
+
+def same(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-15, atol=0.0, equal_nan=True)
+
+
+def test_every_figure_by_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    masks = [random_mask(rng, density) for density in (0.2, 0.5, 0.9)] + [constant(True), constant(False)]
+    found = mask_overlap(masks)
+    assert found.labels == ("0", "1", "2", "3", "4") and found.layers == tuple(SHAPES)
+    assert found.sizes.tolist() == [math.prod(shape) for shape in SHAPES.values()]
+    for i, a in enumerate(masks):
+        for j, b in enumerate(masks):
+            A, B = ones(a), ones(b)
+            assert found.intersection[i, j] == len(A & B)
+            same(found.jaccard[i, j], divided(len(A & B), len(A | B)))
+            same(found.overlap[i, j], divided(len(A & B), min(len(A), len(B))))
+            chance = len(A) * len(B) / SIZE
+            same(found.chance_intersection[i, j], chance)
+            same(found.chance_jaccard[i, j], divided(chance, len(A) + len(B) - chance))
+            for k, layer in enumerate(SHAPES):
+                C, D = ones(a, layer), ones(b, layer)
+                assert found.intersections[k, i, j] == len(C & D)
+                same(found.layer_jaccard[k, i, j], divided(len(C & D), len(C | D)))
+        for k, layer in enumerate(SHAPES):
+            assert found.selected[k, i] == len(ones(a, layer))
+            same(found.density[k, i], len(ones(a, layer)) / math.prod(SHAPES[layer]))
+    for array in (found.sizes, found.selected, found.intersections):
+        assert array.dtype == np.int64
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 1001])
+def test_sizes_that_fill_no_byte(size: int) -> None:
+    rng = np.random.default_rng(size)
+    a, b = rng.random(size) < 0.5, rng.random(size) < 0.5
+    found = mask_overlap([{"w": a}, {"w": b}, {"w": ~a}, {"w": np.ones(size, dtype=bool)}])
+    masks = (a, b, ~a, np.ones(size, dtype=bool))
+    assert found.intersection.tolist() == [[int((p & q).sum()) for q in masks] for p in masks]
+    assert found.selected.tolist() == [[int(p.sum()) for p in masks]]
+
+
+def test_sums_over_layers_are_the_whole() -> None:
+    rng = np.random.default_rng(3)
+    layered = [random_mask(rng) for _ in range(3)]
+    flat = [{"all": np.concatenate([part.flatten() for part in mask.values()])} for mask in layered]
+    parts, whole = mask_overlap(layered), mask_overlap(flat)
+    assert np.array_equal(parts.intersection, whole.intersections[0])
+    assert np.array_equal(parts.selected.sum(axis=0), whole.selected[0])
+    for name in ("intersection", "jaccard", "overlap", "chance_intersection", "chance_jaccard"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name))  # bit for bit
+
+
+def test_identical_complementary_disjoint() -> None:
+    a = random_mask(np.random.default_rng(1))
+    complement = {name: np.asarray(~part) for name, part in a.items()}
+    single = constant(False) | {"byte": np.arange(8) == 2}
+    other = constant(False) | {"byte": np.arange(8) == 3}
+    found = mask_overlap({"a": a, "again": dict(a), "not a": complement, "single": single, "other": other})
+    assert found.labels == ("a", "again", "not a", "single", "other")
+    assert found.jaccard[0, 1] == found.overlap[0, 1] == 1.0
+    assert found.jaccard[0, 2] == found.overlap[0, 2] == found.intersection[0, 2] == 0
+    assert found.selected[:, 0].sum() + found.selected[:, 2].sum() == SIZE
+    assert found.jaccard[3, 4] == found.overlap[3, 4] == 0.0
+    assert np.array_equal(np.diag(found.jaccard), np.ones(5)) and np.array_equal(np.diag(found.overlap), np.ones(5))
+    for figure in (found.jaccard, found.overlap, found.chance_intersection, found.chance_jaccard):
+        assert np.array_equal(figure, figure.T)
+    # a mask within another: the coefficient is 1, the index is the share
+    inside = mask_overlap([a, constant(True)])
+    assert inside.overlap[0, 1] == 1.0
+    assert inside.jaccard[0, 1] == inside.selected[:, 0].sum() / SIZE
+
+
+def test_empty_and_full() -> None:
+    found = mask_overlap({"empty": constant(False), "full": constant(True)})
+    same(found.jaccard, [[math.nan, 0.0], [0.0, 1.0]])
+    same(found.overlap, [[math.nan, math.nan], [math.nan, 1.0]])
+    same(found.chance_intersection, [[0.0, 0.0], [0.0, SIZE]])
+    same(found.chance_jaccard, [[math.nan, 0.0], [0.0, 1.0]])
+    assert found.density.tolist() == [[0.0, 1.0]] * len(SHAPES)
+    assert np.isnan(found.layer_jaccard[:, 0, 0]).all()
+
+
+@pytest.mark.parametrize(("size", "first", "second"), [(1000, 500, 500), (1000, 100, 700), (64, 8, 32), (333, 30, 300)])
+def test_chance_levels_by_simulation(size: int, first: int, second: int) -> None:
+    """2,000 pairs of masks with as many ones, placed at random: the mean intersection within four standard errors."""
+    rng = np.random.default_rng(size + first)
+    one = np.arange(size) < first
+    draws = [mask_overlap([{"w": one}, {"w": rng.permutation(size) < second}]) for _ in range(2000)]
+    shared = np.array([draw.intersection[0, 1] for draw in draws])
+    assert {float(draw.chance_intersection[0, 1]) for draw in draws} == {first * second / size}
+    assert abs(shared.mean() - first * second / size) < 4 * shared.std() / math.sqrt(2000)
+    # the spread is that of the hypergeometric distribution, so the masks of the simulation are fair
+    variance = first * second * (size - first) * (size - second) / (size**2 * (size - 1))
+    assert shared.var() == pytest.approx(variance, rel=4 * math.sqrt(3 / 2000))
+    # the Jaccard index is not linear in the intersection: its mean lies above, by a second-order term
+    jaccard = np.array([draw.jaccard[0, 1] for draw in draws])
+    union = first + second - first * second / size
+    bias = variance * (first + second) / union**3
+    slack = 4 * jaccard.std() / math.sqrt(2000) + 0.2 * bias
+    assert abs(jaccard.mean() - bias - draws[0].chance_jaccard[0, 1]) < slack
+
+
+def test_torch_and_numpy_lists_and_mappings() -> None:
+    rng = np.random.default_rng(5)
+    arrays = [random_mask(rng) for _ in range(2)]
+    tensors = [{name: torch.tensor(part) for name, part in mask.items()} for mask in arrays]
+    expected = mask_overlap(arrays)
+    assert mask_overlap(tensors) == mask_overlap([tensors[0], arrays[1]]) == mask_overlap(tuple(arrays)) == expected
+    assert mask_overlap({"0": arrays[0], "1": tensors[1]}) == expected
+    named = mask_overlap(arrays, labels=["epoch 1", "epoch 2"])
+    assert named.labels == ("epoch 1", "epoch 2") and np.array_equal(named.intersections, expected.intersections)
+    assert mask_overlap({"a": arrays[0], "b": arrays[1]}, labels=["epoch 1", "epoch 2"]) == named
+    assert isinstance(expected, MaskOverlap)
+
+
+def test_labels_become_texts() -> None:
+    mask = {"w": np.array([True])}
+    assert mask_overlap({0: mask, 100: mask}).labels == ("0", "100")  # type: ignore[dict-item]
+
+
+def test_the_order_of_the_parameters_is_free() -> None:
+    a, b = (random_mask(np.random.default_rng(seed)) for seed in (0, 1))
+    turned = {name: b[name] for name in reversed(list(b))}
+    assert mask_overlap([a, turned]) == mask_overlap([a, b])
+
+
+def test_views_and_one_mask() -> None:
+    wide = torch.rand(6, 4) < 0.5
+    found = mask_overlap([{"w": wide.t()}, {"w": wide.t().contiguous()}])
+    assert found.jaccard[0, 1] == 1.0
+    alone = mask_overlap([{"w": wide}])
+    assert alone.intersections.tolist() == [[[int(wide.sum())]]]
+
+
+def test_masks_on_any_device(device: torch.device) -> None:
+    a, b = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    assert mask_overlap([{"w": a.to(device)}, {"w": b.to(device)}]).jaccard[0, 1] == 1 / 3
+
+
+def test_empty_layers_are_no_obstacle() -> None:
+    mask = {"w": np.array([True, False]), "none": np.zeros((0, 3), dtype=bool)}
+    found = mask_overlap([mask, mask])
+    assert found.sizes.tolist() == [2, 0] and found.jaccard[0, 1] == 1.0
+    assert np.isnan(found.density[1]).all() and np.isnan(found.layer_jaccard[1]).all()
+
+
+def test_what_was_given_is_left_alone() -> None:
+    mask = torch.tensor([True, False])
+    found = mask_overlap({"a": {"w": mask}})
+    mask[1] = True
+    assert found.selected.tolist() == [[1]]
+
+
+A: Tensor = torch.tensor([True, False])
+COUNT = "expected at least one mask and as many labels: give one label per mask"
+KIND = "expected {parameter name: boolean tensor}: give a list of such masks or {label: mask}"
+NAMES = "in one of them only), expected the same: compare masks of one model"
+
+
+@pytest.mark.parametrize(
+    ("masks", "labels", "text"),
+    [
+        ([], None, f"mask_overlap got 0 masks and 0 labels, {COUNT}"),
+        ({}, None, f"mask_overlap got 0 masks and 0 labels, {COUNT}"),
+        ([{"w": A}], ["a", "b"], f"mask_overlap got 1 masks and 2 labels, {COUNT}"),
+        ({"a": {"w": A}}, [], f"mask_overlap got 1 masks and 0 labels, {COUNT}"),
+        ({"w": A}, None, f"mask 'w' got a Tensor, {KIND}"),
+        ([A, A], None, f"mask '0' got a Tensor, {KIND}"),
+        ([{"w": A}, {}], None, "mask '1' got no parameter, expected at least one: leave out rules that have no mask"),
+        (
+            [{"w": A}, {"w": A.double()}],
+            ["a", "b"],
+            "mask 'b' got float64 for w, expected booleans: convert with mask.bool()",
+        ),
+        ([{"w": A.byte()}], None, "mask '0' got uint8 for w, expected booleans: convert with mask.bool()"),
+        (
+            [{"w": A}, {"w": A[None]}],
+            None,
+            "mask '1' got shape (1, 2) for w, expected (2,): compare masks of one model",
+        ),
+        ([{"w": A}, {"v": A}], None, f"mask '1' got other parameters than the first mask (w, v {NAMES}"),
+        (
+            [dict.fromkeys("abcd", A), dict.fromkeys("abce", A)],
+            None,
+            f"mask '1' got other parameters than the first mask (d, e {NAMES}",
+        ),
+        (
+            [dict.fromkeys("abcdef", A), {"a": A}],
+            None,
+            f"mask '1' got other parameters than the first mask (b, c, d, ... {NAMES}",
+        ),
+        ([{"w": A}, {"w": A, "v": A}], None, f"mask '1' got other parameters than the first mask (v {NAMES}"),
+    ],
+)
+def test_error_texts(masks: Any, labels: Any, text: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole text is compared)
+        mask_overlap(masks, labels)
+    assert str(caught.value) == text

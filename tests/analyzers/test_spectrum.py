@@ -1,0 +1,313 @@
+"""The top of known spectra, of small nets against dense matrices and another tool, and of operators that lie."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sharpscope.analyzers.spectrum import Spectrum, spectrum
+from sharpscope.models.resnet import resnet20
+from sharpscope.operators import Operator, hessian
+from sharpscope.problem import Problem
+from tests.reference_curvature import CASES, TASKS, Dense, make_case, make_targets
+
+
+def quadratic(values: Any, dtype: torch.dtype = torch.float64, seed: int = 0) -> Operator:
+    """Q diag(values) Q^T with Q a product of three reflections: any size, any spectrum."""
+    diagonal = torch.as_tensor(np.asarray(values, dtype=np.float64)).to(dtype)
+    random = torch.Generator().manual_seed(seed)
+    axes = [torch.randn(len(diagonal), generator=random, dtype=torch.float64) for _ in range(3)]
+    axes = [(axis / axis.norm()).to(dtype) for axis in axes]
+
+    def product(v: Tensor) -> Tensor:
+        for axis in axes:
+            v = v - 2 * axis * (axis @ v)
+        v = diagonal * v
+        for axis in reversed(axes):
+            v = v - 2 * axis * (axis @ v)
+        return v
+
+    return Operator(product, len(diagonal), dtype=dtype)
+
+
+def check(result: Spectrum, values: Any, rtol: float, epsilon: float = 2.3e-16) -> None:
+    """The values, their order, and every residual as a bound (up to the rounding of the operator itself)."""
+    k = len(result.eigenvalues)
+    true = np.sort(np.asarray(values, dtype=np.float64))[::-1][: k + 1]
+    scale = np.abs(np.asarray(values)).max()
+    found = np.append(result.eigenvalues, result.guard)[: len(true)]
+    residuals = np.append(result.residuals, result.guard_residual)[: len(true)]
+    assert np.all(np.diff(found) <= 1e-12 * scale)
+    assert np.all(np.abs(found[:k] - true[:k]) <= rtol * scale)
+    assert np.all(np.abs(found - true) <= residuals + 20 * epsilon * scale)
+
+
+BULK = np.linspace(-1, 1, 400)
+SPECTRA: dict[str, np.ndarray] = {
+    "spread": np.append(BULK, [2, 3, 4, 5, 6, 7]),
+    "clustered": np.append(BULK, 5 + 1e-3 * np.arange(6)),
+    "negative": np.append(np.linspace(-50, 0, 400), [1, 2, 3, 4, 5, 6]),
+    "all-negative": np.append(np.linspace(-200, -100, 400), [-1, -2, -3, -4, -5, -6]),
+    "low-rank": np.append(np.zeros(400), [1, 2, 3]),
+    "low-rank-triple": np.append(np.zeros(400), [2, 2, 2]),
+    "low-rank-pairs": np.append(np.zeros(400), [3, 3, 2, 2, 1, 1]),
+    "zero": np.zeros(50),
+    "identity": np.ones(300),
+    "minus-identity": -np.ones(300),
+    "triple": np.append(np.linspace(0, 1, 400), [10, 10, 10, 7, 6, 5]),
+}
+
+
+@pytest.mark.parametrize("basis", [None, 10])
+@pytest.mark.parametrize("factor", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("name", list(SPECTRA))
+def test_known_spectra_at_any_scale(name: str, factor: float, basis: int | None) -> None:
+    values = factor * SPECTRA[name]
+    result = spectrum(quadratic(values), k=5, tol=1e-6, basis=basis)
+    check(result, values, 1e-9)
+    assert result.noise <= 1e-13 * max(np.abs(values).max(), 1e-300)
+
+
+@pytest.mark.parametrize("name", ["spread", "negative", "low-rank", "low-rank-triple", "zero", "identity"])
+def test_known_spectra_in_float32(name: str) -> None:
+    result = spectrum(quadratic(SPECTRA[name], torch.float32), k=5)
+    check(result, SPECTRA[name], 2e-5, 1.2e-7)
+    assert result.noise <= 1e-5 * np.abs(SPECTRA[name]).max()
+
+
+@pytest.mark.xfail(strict=True, reason="one starting vector sees a multiple eigenvalue once where all converge at once")
+def test_a_multiple_eigenvalue_above_a_fast_spectrum() -> None:
+    values = np.append(np.full(500, 1e-3), [2, 3, 4, 5, 6, 7, 8, 10, 10, 10])
+    check(spectrum(quadratic(values)), values, 1e-5)
+
+
+def test_a_hundred_thousand_coordinates() -> None:
+    values = np.append(np.random.default_rng(0).normal(0, 0.1, 10**5), [5, 6, 7, 8, 9, 10])
+    result = spectrum(quadratic(values), basis=10)
+    check(result, values, 1e-5)
+    assert result.size == 10**5 + 6
+    assert result.products <= 30
+
+
+@pytest.mark.parametrize(
+    ("values", "k"), [([3.0], 1), ([1.0, 2.0], 1), (range(1, 9), 8), (np.ones(8), 8), ([-1, 0], 2)]
+)
+def test_the_whole_spectrum(values: Any, k: int) -> None:
+    result = spectrum(quadratic(list(values)), k=k)
+    check(result, list(values), 1e-13)
+    assert math.isnan(result.guard) == (k == len(values)) == math.isnan(result.guard_residual)
+    assert result.products <= len(values) + 1
+
+
+def test_outliers_of_a_spiked_wishart_matrix() -> None:
+    n = 1500
+    z = np.random.default_rng(0).normal(size=(n, n)) / math.sqrt(n)
+    matrix = z @ z.T + np.diag(np.append([5.0, 4.0, 3.0], np.zeros(n - 3)))
+    result = spectrum(Operator.of(torch.as_tensor(matrix)), k=3)
+    np.testing.assert_allclose(result.eigenvalues, [t**2 / (t - 1) for t in (5, 4, 3)], rtol=0.02)
+    assert 3.9 < result.guard < 4.1  # the edge of the bulk
+
+
+# -- nets
+
+
+@pytest.mark.parametrize("task", ["ce-weights", "mse"])
+@pytest.mark.parametrize("case", CASES)
+def test_small_nets_against_the_dense_hessian(case: str, task: str) -> None:
+    model_case, given = make_case(case), TASKS[task]
+    targets = make_targets(given.targets, torch.Generator().manual_seed(5))
+    dense = Dense(model_case, given, targets)
+    matrix = dense.hessian(dense.point).numpy()
+    true = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+    data = (model_case.inputs, targets)
+    problem = Problem(model_case.model, given.loss, data, batch_size=3, denominator=given.denominator)
+    fine = spectrum(problem, k=5, tol=1e-8, vectors=True)
+    check(fine, true, 1e-10)
+    np.testing.assert_allclose(fine.eigenvalues, true[::-1][:5], rtol=1e-6)
+    coarse = spectrum(problem, k=5, tol=1e-3)
+    check(coarse, true, 1e-3)
+    for value, bound, u in zip(fine.eigenvalues, fine.residuals, fine.vectors, strict=True):
+        assert np.linalg.norm(matrix @ u - value * u) <= bound + 1e-13 * abs(true).max()
+    exact = true[-1] / true[-5]
+    assert abs(coarse.ratio - exact) <= coarse.ratio_error
+    assert abs(fine.ratio - exact) <= fine.ratio_error + 1e-12 * abs(exact)
+
+
+def test_an_all_ones_shift_of_the_last_bias_is_null() -> None:
+    case, task = make_case("conv"), TASKS["ce-weights"]
+    problem = Problem(case.model, task.loss, (case.inputs, torch.tensor([0, 1, 2, 2, 1, 0, 2])))
+    operator = hessian(problem)
+    shift = torch.zeros(operator.size)
+    shift[-3:] = 1.0
+    assert float((operator @ shift).norm()) < 1e-15
+    u, v = torch.randn(2, operator.size)
+    assert abs(float(u @ (operator @ v) - v @ (operator @ u))) < 1e-12
+
+
+def test_a_pair_of_relu_layers_rescales() -> None:
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False))
+    problem = Problem(model, nn.CrossEntropyLoss(), (torch.randn(9, 4), torch.randint(0, 3, (9,))))
+    (w1, w2), (g1, g2) = problem.weights, problem.gradient()
+    h1, h2 = problem.hessian_product([w1, -w2])
+    assert float((h1 + g1).abs().max()) < 1e-14
+    assert float((h2 - g2).abs().max()) < 1e-14
+
+
+def oracle(model: nn.Module, data: Any, k: int) -> np.ndarray:
+    """Power iteration of another tool, whose own code warns."""
+    pyhessian = pytest.importorskip("pyhessian")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = pyhessian.hessian(model, nn.CrossEntropyLoss(), data=data, cuda=False)
+        found = np.array(other.eigenvalues(tol=1e-6, maxIter=5000, top_n=k)[0])
+    for parameter in model.parameters():
+        parameter.grad = None  # breaks the cycle of graph and gradient
+    return found
+
+
+def test_a_conv_net_against_pyhessian() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)).eval()
+    data = (torch.randn(40, 1, 6, 6), torch.randint(0, 3, (40,)))
+    result = spectrum(Problem(model, nn.CrossEntropyLoss(), data, batch_size=7), k=3, tol=1e-6)
+    np.testing.assert_allclose(result.eigenvalues[:2], oracle(model, data, 2), rtol=1e-3)
+
+
+def test_resnet20_in_float32_against_pyhessian() -> None:
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(3)
+    model = resnet20(10).eval()
+    data = (torch.randn(4, 3, 16, 16), torch.randint(0, 10, (4,)))
+    result = spectrum(Problem(model, nn.CrossEntropyLoss(), data), k=1)
+    np.testing.assert_allclose(result.eigenvalues, oracle(model, data, 1), rtol=1e-3)
+    assert result.noise < 1e-4 * result.eigenvalues[0]
+
+
+# -- what is reported
+
+
+def test_products_are_counted_and_shared_with_the_operator() -> None:
+    operator = quadratic(SPECTRA["spread"])
+    operator @ torch.zeros(operator.size)
+    first = spectrum(operator)
+    assert operator.products == 1 + first.products
+    assert spectrum(operator).products == first.products
+
+
+def test_same_seed_same_bits_and_another_seed_within_the_residuals(rng_guard: Any) -> None:
+    first, second, other = (spectrum(quadratic(SPECTRA["spread"]), seed=s, vectors=True) for s in (0, 0, 1))
+    assert first == second
+    assert first != other
+    assert np.all(np.abs(first.eigenvalues - other.eigenvalues) <= first.residuals + other.residuals)
+
+
+def test_the_problem_is_left_as_found_and_may_move_on() -> None:
+    case = make_case("mlp")
+    problem = Problem(case.model, nn.CrossEntropyLoss(), (case.inputs, torch.tensor([0, 1, 2, 2, 1, 0, 2])))
+    operator = hessian(problem)
+    before = {name: x.clone() for name, x in case.model.state_dict().items()}
+    first = spectrum(operator)
+    assert all(x.equal(before[name]) for name, x in case.model.state_dict().items())
+    with torch.no_grad():
+        case.model[0].weight.add_(1.0)
+    assert spectrum(operator) == first  # an operator keeps the weights at which it was made
+    assert spectrum(problem) != first
+
+
+def test_ratio_and_its_error() -> None:
+    def of(values: Any, residuals: Any) -> Spectrum:
+        return Spectrum(np.array(values), np.array(residuals), 0.0, 0.0, 0.0, 1, 0, 9, 1e-3, 0, "by hand")
+
+    result = of([8.0, 4.0], [0.8, 0.4])
+    assert result.ratio == 2.0
+    assert math.isclose(result.ratio_error, 8.8 / 3.6 - 2)
+    for top, last in np.random.default_rng(0).uniform([7.2, 3.6], [8.8, 4.4], (100, 2)):
+        assert abs(top / last - 2) <= result.ratio_error
+    assert of([8.0, 0.1], [0.1, 0.1]).ratio_error == math.inf
+    assert of([8.0, -4.0], [0.8, 0.4]).ratio == -2.0
+    assert of([8.0, 0.0], [0.1, 0.0]).ratio == math.inf
+    assert math.isnan(of([0.0, 0.0], [0.0, 0.0]).ratio)
+    assert of([8.0], [0.1]).ratio_error == 0.0
+
+
+# -- operators that lie
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-6, 1e-4])
+def test_a_noisy_product_shows_in_the_noise(size: float) -> None:
+    base, random = quadratic(SPECTRA["spread"]), torch.Generator().manual_seed(1)
+
+    def product(v: Tensor) -> Tensor:
+        exact = base @ v
+        return exact + size * exact.norm() * torch.randn(len(v), generator=random) / math.sqrt(len(v))
+
+    result = spectrum(Operator(product, base.size, dtype=torch.float64))
+    assert size < result.noise < 1e3 * size
+    true = np.sort(SPECTRA["spread"])[::-1][:5]
+    assert np.all(np.abs(result.eigenvalues - true) <= result.residuals)
+
+
+def test_a_drifting_product_shows_in_the_noise() -> None:
+    base = quadratic(SPECTRA["spread"])
+    drifting = Operator(lambda v: (base @ v) * (1 + 1e-4 * base.products), base.size, dtype=torch.float64)
+    result = spectrum(drifting)
+    assert result.noise > 1e-3
+    assert np.all(result.residuals >= result.noise)
+
+
+def test_a_matrix_that_is_not_symmetric_shows_in_the_noise() -> None:
+    matrix = torch.diag(torch.as_tensor(SPECTRA["spread"]))
+    matrix[0, -1] += 0.1
+    result = spectrum(Operator(matrix.mv, len(matrix), dtype=torch.float64))
+    assert result.noise > 1e-2
+
+
+# -- bad input, in words
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"k": 0}, "got k=0, expected a whole number >= 1: change k"),
+        ({"k": True}, "got k=True, expected a whole number >= 1"),
+        ({"k": 2.0}, "got k=2.0, expected a whole number >= 1"),
+        ({"k": 9}, "got k=9, expected at most the 8 coordinates of the operator: lower k"),
+        ({"tol": 0}, r"got tol=0, expected a number in \(0, 1\): 1e-3 gives"),
+        ({"tol": 1.0}, r"got tol=1.0, expected a number in \(0, 1\)"),
+        ({"tol": float("nan")}, r"got tol=nan, expected a number in \(0, 1\)"),
+        ({"tol": "fine"}, r"got tol='fine', expected a number in \(0, 1\)"),
+        ({"basis": 6}, r"got basis=6, expected at least k \+ 4 = 7: raise basis"),
+        ({"basis": 9.5}, "got basis=9.5, expected a whole number >= 1"),
+        ({"basis": 0}, "got basis=0, expected a whole number >= 1"),
+        ({"max_products": 0}, "got max_products=0, expected a whole number >= 1"),
+    ],
+)
+def test_bad_arguments_are_refused(options: dict[str, Any], text: str) -> None:
+    operator = quadratic(np.arange(8.0))
+    with pytest.raises(ValueError, match=text):
+        spectrum(operator, **{"k": 3, **options})
+    assert operator.products == 0
+
+
+def test_neither_problem_nor_operator() -> None:
+    with pytest.raises(TypeError, match="spectrum got a Linear, expected a Problem or an Operator"):
+        spectrum(nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def test_too_few_products() -> None:
+    with pytest.raises(ArithmeticError, match=r"got 7 products without reaching tol=0.001 for 6 pairs .*max_products"):
+        spectrum(quadratic(SPECTRA["spread"]), max_products=7)
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    model = nn.Linear(2, 3)
+    with torch.no_grad():
+        model.weight[0, 0] = math.nan
+    problem = Problem(model, nn.CrossEntropyLoss(), (torch.randn(4, 2), torch.tensor([0, 1, 2, 0])))
+    with pytest.raises(ArithmeticError, match=r"a product of the Hessian of Linear, .* is not finite"):
+        spectrum(problem)
