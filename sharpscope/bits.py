@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharpscope.vectors import Vec, flatten, unflatten
 
-__all__ = ["pack", "top", "unpack"]
+__all__ = ["everywhere", "pack", "top", "unpack"]
 
 
 def pack(mask: Sequence[Tensor]) -> Tensor:
@@ -41,6 +41,13 @@ def unpack(bits: Tensor, like: Sequence[Tensor]) -> Vec:
     return unflatten(flat, like)
 
 
+def everywhere(bits: Tensor, like: Sequence[Tensor]) -> bool:
+    """Whether a packed mask selects every entry."""
+    count = sum(x.numel() for x in like)
+    ones = int(np.bitwise_count(bits.cpu().numpy()).sum())
+    return ones == count
+
+
 def top(scores: Tensor, count: int) -> Tensor:
     """Boolean tensor of shape (d,) with exactly ``count`` ones at the largest scores; ties go to the lower index.
 
@@ -53,13 +60,27 @@ def top(scores: Tensor, count: int) -> Tensor:
         )
     if count <= 0 or count >= size:
         return torch.full((size,), count > 0, dtype=torch.bool, device=scores.device)
-    if scores.device.type == "cpu":
-        known = scores.float() if scores.dtype == torch.bfloat16 else scores  # numpy has no bfloat16
-        threshold = torch.as_tensor(np.partition(known.numpy(), size - count)[size - count], dtype=scores.dtype)
-    else:
-        threshold = torch.kthvalue(scores, size - count + 1).values
+    threshold = _threshold(scores, count)
     chosen = scores > threshold
     missing = count - int(chosen.sum())
     ties = torch.nonzero(scores == threshold).view(-1)[:missing]
     chosen[ties] = True
     return chosen
+
+
+def _threshold(scores: Tensor, count: int) -> Tensor:
+    """The ``count``-th largest score.
+
+    A sorted sample brackets it between two scores, so that only the few per cent in between have to be ordered; where
+    the bracket fails, all are.
+    """
+    size, sampled = scores.numel(), 1 << 16
+    if size > 16 * sampled:
+        sample = scores[:: size // sampled].sort().values
+        middle, margin = int((1.0 - count / size) * len(sample)), 6 * int(len(sample) ** 0.5) // 2 + 1
+        low, high = sample[max(0, middle - margin)], sample[min(len(sample) - 1, middle + margin)]
+        inside = scores[((scores >= low) & (scores <= high)).nonzero().view(-1)]
+        rank = count - int((scores > high).sum())
+        if 0 < rank <= len(inside):
+            scores, size, count = inside, len(inside), rank
+    return torch.kthvalue(scores, size - count + 1).values

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-__all__ = ["Piece", "check_count", "check_piece", "check_range", "resolve"]
+__all__ = ["Piece", "check_count", "check_piece", "check_range", "off", "resolve"]
 
 P = TypeVar("P", bound="Piece")
 
@@ -21,14 +21,17 @@ class Piece:
     """Base class; equality and hash by value.
 
     ``repr`` shows every number, defaults too, because a text that is stored must mean the same when defaults change; it
-    leaves out only what is absent (None, False, a piece without fields) by default.
+    leaves out only what is absent by default (None, False, a piece without fields, an option that is ``off``).
     """
+
+    varies: ClassVar[bool] = False  # whether it stands for a number that changes: a schedule
 
     def __repr__(self) -> str:
         shown = []
         for position, field in enumerate(dataclasses.fields(self)):
             value = getattr(self, field.name)
-            if value == field.default and (value is None or value is False or _is_bare(value)):
+            silent = value is None or value is False or _is_bare(value) or "off" in field.metadata
+            if silent and value == field.default:
                 continue
             text = repr(_plain(value))
             shown.append(text if position == 0 else f"{field.name}={text}")
@@ -46,6 +49,11 @@ def _plain(value: Any) -> Any:
 
 def _is_bare(value: Any) -> bool:
     return isinstance(value, Piece) and not dataclasses.fields(value)
+
+
+def off(value: Any) -> Any:
+    """A field whose default switches an option off: left out of the text, as if the option were not there."""
+    return dataclasses.field(default=value, metadata={"off": True})
 
 
 def resolve(piece: P, epoch: int | None, total: int | None) -> P:
@@ -71,10 +79,17 @@ def resolve(piece: P, epoch: int | None, total: int | None) -> P:
 
 
 def check_range(
-    owner: str, name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = False
+    owner: str,
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_high: bool = False,
+    schedule: bool = False,
 ) -> None:
-    """Raise ValueError unless ``value`` is a schedule or a finite number in [low, high], or [low, high)."""
-    if isinstance(value, Piece):
+    """Raise ValueError unless ``value`` is a finite number in the range, or a ``schedule`` where it may be."""
+    if schedule and isinstance(value, Piece) and value.varies:
         return
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if number and math.isfinite(value) and low <= value and (value < high if open_high else value <= high):

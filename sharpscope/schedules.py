@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sharpscope.pieces import Piece, check_count, check_range
 
@@ -32,6 +33,8 @@ __all__ = [
 @dataclass(frozen=True, repr=False)
 class Schedule(Piece):
     """A function of the step; ``lr`` is the base optimizer's current learning rate, for those that follow it."""
+
+    varies: ClassVar[bool] = True
 
     def __call__(self, step: int, lr: float | None = None) -> float:
         raise NotImplementedError
@@ -73,6 +76,8 @@ class Linear(Schedule):
     total: int | None = None
 
     def __post_init__(self) -> None:
+        check_range("Linear", "start", self.start, -math.inf)
+        check_range("Linear", "end", self.end, -math.inf)
         check_count("Linear", "total", self.total, optional=True)
 
     def __call__(self, step: int, lr: float | None = None) -> float:
@@ -107,6 +112,8 @@ class Cosine(Schedule):
     total: int | None = None
 
     def __post_init__(self) -> None:
+        check_range("Cosine", "start", self.start, -math.inf)
+        check_range("Cosine", "end", self.end, -math.inf)
         check_count("Cosine", "total", self.total, optional=True)
 
     def __call__(self, step: int, lr: float | None = None) -> float:
@@ -125,6 +132,8 @@ class Sine(Schedule):
     total: int | None = None
 
     def __post_init__(self) -> None:
+        check_range("Sine", "edge", self.edge, -math.inf)
+        check_range("Sine", "middle", self.middle, -math.inf)
         check_count("Sine", "total", self.total, optional=True)
 
     def __call__(self, step: int, lr: float | None = None) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharpscope import pieces
+from sharpscope import Ascend, Ball, Constant, pieces, sam
 from sharpscope.pieces import Piece, check_count, check_piece, check_range, resolve
 
 
@@ -78,9 +78,21 @@ def test_resolve_says_what_is_missing(epoch: Any, total: Any, text: str) -> None
         resolve(Outer(Inner(0.1)), epoch, total)
 
 
-@pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.float64(1), np.int64(0), Bare()])
+@pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.float64(1), np.int64(0)])
 def test_in_range(value: Any) -> None:
     check_range("Inner", "value", value, 0, 1)
+
+
+def test_a_schedule_where_it_may_be() -> None:
+    check_range("Inner", "value", Constant(7.0), 0, 1, schedule=True)
+    for value, allowed in ((Constant(0.5), False), (Bare(), True)):
+        with pytest.raises(ValueError, match=r"Inner got value=.*, expected a number in \[0, 1\]"):
+            check_range("Inner", "value", value, 0, 1, schedule=allowed)
+
+
+def test_an_option_that_is_off_is_not_in_the_text() -> None:
+    assert repr(sam(0.1)) == "Ascend(Ball(0.1))"
+    assert repr(Ascend(Ball(0.1), rows=0.5)) == "Ascend(Ball(0.1), rows=0.5)"
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1.1, math.nan, math.inf, "1", None, True, 1j, [0.5]])

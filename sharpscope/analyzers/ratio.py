@@ -99,7 +99,7 @@ def gradient_ratio(
     eps = perturbation(plain, probe, {})
     if eps is None:
         raise ValueError(f"gradient_ratio got {perturbation!r}, whose radius is 0, expected a positive one: raise rho")
-    ascended = problem.gradient(add(weights, eps))
+    ascended = problem.gradient(add(weights, eps.dense()))
     edges = np.linspace(*_EDGES[base])
     layers = [_layer(a, b, edges, base) for a, b in zip(ascended, plain, strict=True)]
     values = np.concatenate([layer.values for layer in layers])

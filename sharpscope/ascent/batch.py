@@ -34,6 +34,7 @@ class Batch:
     def __init__(self, model: nn.Module, loss: Callable[..., Tensor], x: Tensor, y: Tensor) -> None:
         self.model, self.loss, self.x, self.y = model, loss, x, y
         self._objective = Objective(loss)
+        self._outputs: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -44,9 +45,15 @@ class Batch:
         """Loss of the chosen rows (all by default), with its gradients left on the parameters."""
         x, y = (self.x, self.y) if rows is None else (self.x[rows], self.y[rows])
         self.model.zero_grad(set_to_none=True)
-        loss = self.loss(self.model(x), y)
+        outputs = self.model(x)
+        loss = self.loss(outputs, y)
+        self._outputs = outputs.detach() if rows is None else None
         torch.autograd.backward(loss)
         return loss
+
+    def last_losses(self) -> Tensor | None:
+        """(n,) loss of every example in the last call with all rows; None if there was none."""
+        return None if self._outputs is None else self._objective.each(self._outputs, self.y)
 
     def losses(self) -> Any:
         """(n,) loss of every example, without gradients."""

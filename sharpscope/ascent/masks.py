@@ -7,17 +7,19 @@ once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.scores import Fisher, Gradient, Random, Score
+from sharpscope.ascent.selection import check_choice, choose, perturbed_count
 from sharpscope.bits import pack, top, unpack
-from sharpscope.pieces import Piece, check_count, check_piece, check_range
+from sharpscope.pieces import Piece, check_count, check_piece, check_range, off
 from sharpscope.schedules import Number
 from sharpscope.vectors import Vec, flatten, unflatten
 
@@ -34,50 +36,71 @@ __all__ = [
 ]
 
 
-def perturbed_count(sparsity: float, size: int) -> int:
-    """round((1 - s) d): the exact number of ones in a mask over ``size`` entries."""
-    return round((1.0 - sparsity) * size)
-
-
 @dataclass(frozen=True, repr=False)
 class Mask(Piece):
     """Base: ``mask(g, probe, memory) -> Vec`` of booleans."""
 
+    needs_gradient: ClassVar[bool] = False  # whether a refresh looks at the batch's gradient
+
     def __call__(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
         """The mask in force at this step; refreshes it first if it is due."""
+        return unpack(self.bits(g, probe, memory), probe.params)
+
+    def bits(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Tensor:
+        """The same as packed bits, which is how it is kept."""
+        size = sum(p.numel() for p in probe.params)
+        if memory.get("size") != size:  # another set of trainable parameters: what is kept is of no use
+            memory.clear()
         if self._due(probe, memory):
             fresh = self.refresh(g, probe, memory)
-            memory["bits"], memory["born"] = pack(fresh), probe.step
-        return unpack(memory["bits"], probe.params)
+            memory["bits"], memory["born"], memory["size"] = pack(fresh), probe.step, size
+        bits: Tensor = memory["bits"]
+        return bits
+
+    def ready(self, probe: Probe, memory: dict[str, Any]) -> bool:
+        """Whether the mask can be had without the batch's gradient."""
+        return not (self.needs_gradient and self._due(probe, memory))
 
     def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
         """A new mask; ``memory["bits"]`` holds the old one, if there is one."""
         raise NotImplementedError
 
     def _due(self, probe: Probe, memory: dict[str, Any]) -> bool:
-        every = getattr(self, "every", None)
-        return "bits" not in memory or (every is not None and probe.step - memory["born"] >= every)
+        every = getattr(self, "every", 0)
+        return "bits" not in memory or bool(every and probe.step - memory["born"] >= every)
 
 
 @dataclass(frozen=True, repr=False)
 class Top(Mask):
     """Ones at the largest scores (Sparse SAM, eq. 6); ties go to the lower index.
 
-    ``every`` is in optimizer steps; None means one epoch of the data at hand.
+    ``every`` is in optimizer steps; None means one epoch of the data at hand, 0 a mask that stays as it is first made.
+
+    ``scope`` is "global", one choice over all parameters, or "layer", the same share of each.  ``pattern`` is
+    "entries"; or "tensors", whole tensors by their mean score until round((1 - s) d) entries are reached or passed (Mi
+    et al. 2023, the structured masks of the follow-up code); or "n:m", the n largest of every m neighbours along the
+    input dimension (dim 1), of convolutions too, with tensors of one dim perturbed whole and ``sparsity`` = 1 - n / m.
     """
 
     score: Score = Fisher()
     sparsity: float = 0.5
     every: int | None = None
+    scope: str = off("global")
+    pattern: str = off("entries")
 
     def __post_init__(self) -> None:
         check_piece("Top", "score", self.score, Score)
         check_range("Top", "sparsity", self.sparsity, 0, 1, open_high=True)
-        check_count("Top", "every", self.every, optional=True)
+        _check_every("Top", self.every)
+        check_choice("Top", self.scope, self.pattern, self.sparsity)
+
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        return self.score.needs_gradient
 
     def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
-        scores = flatten(self.score(g, probe))
-        return unflatten(top(_sortable(scores), perturbed_count(self.sparsity, scores.numel())), probe.params)
+        scores = [_sortable(x) for x in probe.average(self.score(g, probe))]
+        return choose(scores, self.sparsity, self.scope, self.pattern)
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,13 +119,14 @@ class Evolving(Mask):
     drop_by: Score = Gradient()
     grow_by: Score = Random()
     drop_largest: bool = False  # Table 7 of the paper: dropping the sharpest instead, which hurts
+    needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_piece("Evolving", "drop_by", self.drop_by, Score)
         check_piece("Evolving", "grow_by", self.grow_by, Score)
         check_range("Evolving", "sparsity", self.sparsity, 0, 1, open_high=True)
-        check_range("Evolving", "drop", self.drop, 0, 1)
-        check_count("Evolving", "every", self.every, optional=True)
+        check_range("Evolving", "drop", self.drop, 0, 1, schedule=True)
+        _check_every("Evolving", self.every)
 
     def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
         size = sum(p.numel() for p in probe.params)
@@ -110,31 +134,29 @@ class Evolving(Mask):
         if "bits" not in memory:
             return unflatten(top(flatten(Random()(g, probe)), count), probe.params)
         old = flatten(unpack(memory["bits"], probe.params))
-        moves = min(int(probe.value(self.drop) * (1.0 - self.sparsity) * size), size - count, count)
-        worth = _sortable(flatten(self.drop_by(g, probe)))
+        moves = math.floor(probe.value(self.drop) * (1.0 - self.sparsity) * size + 1e-9)  # 0.1 * 100 is 9.999...
+        moves = min(moves, size - count, count)
+        worth = _sortable(flatten(probe.average(self.drop_by(g, probe))))
         worth = -worth if self.drop_largest else worth
         kept = _top_among(old, worth, count - moves)
-        grown = _top_among(~old, _sortable(flatten(self.grow_by(g, probe))), moves)
+        grown = _top_among(~old, _sortable(flatten(probe.average(self.grow_by(g, probe)))), moves)
         return unflatten(kept | grown, probe.params)
 
 
 @dataclass(frozen=True, repr=False)
 class RandomMask(Mask):
-    """Ones anywhere, fixed for the whole training (``every=0``) or redrawn every so many steps."""
+    """Ones anywhere, fixed for the whole training (``every=0``) or redrawn every so many steps (Table 7)."""
 
     sparsity: float = 0.5
     every: int = 0
 
     def __post_init__(self) -> None:
         check_range("RandomMask", "sparsity", self.sparsity, 0, 1, open_high=True)
-        check_range("RandomMask", "every", self.every, 0)
+        _check_every("RandomMask", self.every)
 
     def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
         scores = flatten(Random()(g, probe))
         return unflatten(top(scores, perturbed_count(self.sparsity, scores.numel())), probe.params)
-
-    def _due(self, probe: Probe, memory: dict[str, Any]) -> bool:
-        return "bits" not in memory or (self.every > 0 and probe.step - memory["born"] >= self.every)
 
 
 @dataclass(frozen=True, repr=False)
@@ -194,13 +216,15 @@ def matches(owner: str, pattern: str, probe: Probe) -> list[bool]:
     return chosen
 
 
+def _check_every(owner: str, value: Any) -> None:
+    if value != 0 or isinstance(value, bool):
+        check_count(owner, "every", value, optional=True)
+
+
 def _sortable(scores: Tensor) -> Tensor:
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
 def _top_among(allowed: Tensor, scores: Tensor, count: int) -> Tensor:
     """Exactly ``count`` ones at the largest scores among the allowed entries; ties go to the lower index."""
-    places = torch.nonzero(allowed).view(-1)
-    chosen = torch.zeros_like(allowed)
-    chosen[places[top(scores[places], count)]] = True
-    return chosen
+    return top(torch.where(allowed, scores, scores.new_tensor(-math.inf)), count) & allowed

@@ -9,9 +9,11 @@ import torch
 
 from sharpscope.ascent.masks import Mask, check_pattern, matches
 from sharpscope.ascent.probe import Probe
-from sharpscope.pieces import Piece, check_piece, check_range
+from sharpscope.ascent.shift import Shift
+from sharpscope.bits import everywhere, unpack
+from sharpscope.pieces import Piece, check_piece, check_range, off
 from sharpscope.schedules import Number
-from sharpscope.vectors import Vec, multiply, norm, scale
+from sharpscope.vectors import Vec, multiply, norm
 
 __all__ = ["Ball", "Magnitude", "Masked", "Memory", "Metric", "Perturbation"]
 
@@ -52,10 +54,14 @@ class Magnitude(Metric):
 
 @dataclass(frozen=True, repr=False)
 class Perturbation(Piece):
-    """Base: ``perturbation(g, probe, memory) -> eps`` or None where the radius is 0 and there is nothing to look at."""
+    """Base: ``perturbation(g, probe, memory) -> Shift``, or None where the radius is 0 and there is no way to go."""
 
-    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Vec | None:
+    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Shift | None:
         raise NotImplementedError
+
+    def wanted(self, probe: Probe, memory: Memory) -> list[bool] | None:
+        """Which parameters' gradients the perturbation looks at; None for all."""
+        return None
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,35 +76,52 @@ class Ball(Perturbation):
     metric: Metric = Metric()
 
     def __post_init__(self) -> None:
-        check_range("Ball", "rho", self.rho, 0)
+        check_range("Ball", "rho", self.rho, 0, schedule=True)
         check_piece("Ball", "metric", self.metric, Metric)
 
-    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Vec | None:
+    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Shift | None:
         rho = probe.value(self.rho)
         if rho == 0:
             return None
         diagonal = self.metric.diagonal(probe)
         scaled = g if diagonal is None else multiply(diagonal, g)
         largest = torch.finfo(scaled[0].dtype).max  # rho / 0 would turn the zeros of a zero gradient into NaN
-        eps = scale(scaled, (rho / norm(scaled)).clamp_max(largest))
-        return eps if diagonal is None else multiply(diagonal, eps)
+        factor = (rho / norm(scaled)).clamp_max(largest)
+        return Shift(g if diagonal is None else multiply(diagonal, scaled), factor)
 
 
 @dataclass(frozen=True, repr=False)
 class Masked(Perturbation):
     """eps of another perturbation where the mask is 1, zero elsewhere (Sparse SAM, section 4.1).
 
-    The norm is that of the full gradient, taken before the mask, so |eps| <= rho (paper and its eq. 13).
+    ``norm="full"`` takes the norm of the full gradient, before the mask, so |eps| <= rho (paper and its eq. 13).
+    ``norm="perturbed"`` takes it over the perturbed entries, so |eps| = rho: a longer step along fewer directions,
+    whose rho is comparable to that of SAM-ON and not to the paper's.  Under a mask of whole tensors the climb then
+    needs the gradients of those tensors alone; the others' are not computed, and the backward pass ends where none is
+    left.
     """
 
     perturbation: Perturbation
     mask: Mask
+    norm: str = off("full")
 
     def __post_init__(self) -> None:
         check_piece("Masked", "perturbation", self.perturbation, Perturbation)
         check_piece("Masked", "mask", self.mask, Mask)
+        if self.norm not in ("full", "perturbed"):
+            raise ValueError(f"Masked got norm={self.norm!r}, expected 'full' or 'perturbed': change norm")
 
-    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Vec | None:
-        mask = self.mask(g, probe, memory.setdefault("mask", {}))
-        eps = self.perturbation(g, probe, memory.setdefault("perturbation", {}))
-        return None if eps is None else multiply(eps, mask)
+    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Shift | None:
+        bits = self.mask.bits(g, probe, memory.setdefault("mask", {}))
+        if self.norm == "perturbed":
+            g = multiply(g, unpack(bits, g))
+        shift = self.perturbation(g, probe, memory.setdefault("perturbation", {}))
+        if shift is not None and not everywhere(bits, g):
+            shift.bits = bits if shift.bits is None else bits & shift.bits
+        return shift
+
+    def wanted(self, probe: Probe, memory: Memory) -> list[bool] | None:
+        if self.norm == "full" or not self.mask.ready(probe, memory.setdefault("mask", {})):
+            return None
+        bits = self.mask.bits([], probe, memory["mask"])
+        return [bool(part.any()) for part in unpack(bits, probe.params)]

@@ -6,20 +6,24 @@ a step, in the first pass) and the random states (dropout draws the same units i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from sharpscope.ascent.shift import Shift, Way
+from sharpscope.distributed import mean_over_ranks
 from sharpscope.problem import Problem
 from sharpscope.schedules import Number, value_at
-from sharpscope.vectors import Vec, generator, mix
+from sharpscope.vectors import Vec, generator, mix, norm
 
-__all__ = ["Closure", "Probe", "RowClosure", "coin"]
+__all__ = ["Closure", "Overflow", "Probe", "RowClosure", "coin"]
 
 Closure = Callable[[], Any]
+Select = Callable[[Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -31,6 +35,16 @@ class RowClosure(Protocol):
     def __call__(self, rows: Tensor | None = None) -> Any: ...
 
     def losses(self) -> Tensor: ...
+
+    def last_losses(self) -> Tensor | None: ...
+
+
+class Overflow(ArithmeticError):
+    """The scaled gradient at w is not finite: there is no direction to climb, and the step is to be skipped."""
+
+    def __init__(self, gradient: Vec) -> None:
+        super().__init__("the scaled gradient is not finite")
+        self.gradient = gradient
 
 
 class Probe:
@@ -51,6 +65,10 @@ class Probe:
         lr: float | None = None,
         problem: Problem | None = None,
         modules: Iterable[nn.Module] = (),
+        way: Way | None = None,
+        scaled: bool = False,
+        quiet: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        share: bool | None = None,
     ) -> None:
         self.params = list(params)
         self.names = tuple(names)
@@ -61,6 +79,9 @@ class Probe:
         self._problem = problem
         self._closure = closure
         self._modules = list(modules)
+        self._way = Way() if way is None else way
+        self._scaled, self._quiet, self._share = scaled, quiet, share
+        self._coins = 0
         self._first: Vec | None = None
         self._start: list[Tensor] | None = None
         self._before: list[_Buffers] = []
@@ -80,34 +101,69 @@ class Probe:
         return value_at(number, self.step, self.lr)
 
     def coin(self, p: float) -> bool:
-        """True with probability p; a function of (seed, step) alone, so ranks agree and resumed runs agree."""
-        return coin(self.seed, self.step) < p
+        """True with probability p; a function of (seed, step) alone, so ranks agree and resumed runs agree.
+
+        A second coin of the same step (RST over RST) is drawn anew.
+        """
+        self._coins += 1
+        return coin(self.seed, self.step, self._coins - 1) < p
 
     def generator(self, *salt: int | str) -> torch.Generator:
         """Random numbers that are a function of (seed, step, salt)."""
         return generator("probe", self.seed, self.step, *salt)
 
-    def gradient(self, at: Sequence[Tensor] | None = None, rows: Tensor | None = None) -> Vec:
-        """Gradient of the batch's loss at w (``at=None``) or at w + at; zeros for parameters without one.
+    def gradient(self, rows: float = 1.0, only: Sequence[bool] | None = None) -> Vec:
+        """Gradient of the batch's loss at w; zeros for parameters without one.
 
-        ``rows`` restricts the batch to some of its examples (needs a closure that knows rows).
+        ``rows < 1`` takes it on that share of the batch, its first examples (needs a closure that knows rows); ``only``
+        leaves out the parameters that are False, and the backward pass the work that they alone need.  Both serve a
+        climb and are not kept for the next who asks.
         """
-        if at is None:
-            if self._first is None:
-                first = self._start is None
-                self._first = self._first_pass(rows) if first else self._replayed(lambda: self._pass(rows))
+        if self._first is not None:
             return self._first
-        self._first = None
-        found: Vec = self._climbed(at, lambda: self._pass(rows))
+        picked = None if rows == 1.0 else torch.arange(max(1, round(rows * self.rows)))
+        with _frozen(self.params, only):
+            found: Vec = self._asked(picked)
+        if self._scaled and not bool(torch.isfinite(norm(found))):
+            raise Overflow(found)
+        if picked is None and only is None:
+            self._first = found
         return found
 
-    def losses(self, at: Sequence[Tensor] | None = None) -> Tensor:
-        """(rows,) loss of every example at w + at (forward only; needs a closure that knows rows)."""
+    def gradient_at(self, shift: Shift | Sequence[Tensor], select: Select | None = None) -> Vec:
+        """Gradient of the batch's loss at w + eps, on the rows that ``select(losses at w, losses at w + eps)`` names.
+
+        The first gradient is let go: whoever needs it asks for it before.
+        """
+        before = None if select is None else self.losses()
+        self._first = None
+        params = [p.detach() for p in self.params]
+        try:
+            self._way.go(params, shift if isinstance(shift, Shift) else Shift(list(shift)))
+            del shift
+            rows = None if select is None or before is None else select(before, self.losses(fresh=True))
+            return self._asked(rows)
+        finally:
+            self._way.back(params)
+
+    def losses(self, fresh: bool = False) -> Tensor:
+        """(rows,) loss of every example where the weights are now (needs a closure that knows rows).
+
+        Those of the first pass are at hand; ``fresh`` ones take a forward pass, which counts as a third of a pass.
+        """
         closure = self._rows_closure()
         if self._start is None:
             self.gradient()  # the first pass comes first: it alone moves buffers and random states
-        found: Tensor = self._replayed(closure.losses) if at is None else self._climbed(at, closure.losses)
+        known = None if fresh else closure.last_losses()
+        if known is not None:
+            return known
+        self.passes += 1.0 / 3.0
+        found: Tensor = self._replayed(closure.losses)
         return found
+
+    def average(self, vector: Vec) -> Vec:
+        """The mean over ranks, where ranks train together: what a mask is made of must not differ between them."""
+        return vector if self._share is None else mean_over_ranks(vector)
 
     @property
     def rows(self) -> int:
@@ -129,10 +185,16 @@ class Probe:
             )
         return self._closure
 
-    def _first_pass(self, rows: Tensor | None) -> Vec:
-        self._start = _random_states(self.params)
-        with _Listener(self._modules, self._before):
-            return self._pass(rows)
+    def _asked(self, rows: Tensor | None) -> Vec:
+        """One pass; the first of a step moves buffers and random states, the others replay it."""
+        with self._quiet():
+            if self._start is None:
+                self._start = _random_states(self.params)
+                with _Listener(self._modules, self._before):
+                    found = self._pass(rows)
+            else:
+                found = self._replayed(lambda: self._pass(rows))
+        return mean_over_ranks(found) if self._share else found
 
     def _pass(self, rows: Tensor | None) -> Vec:
         if self._closure is None:
@@ -156,15 +218,6 @@ class Probe:
             p.grad = None
         return [torch.zeros_like(p) if g is None else _dense(g) for p, g in zip(self.params, found, strict=True)]
 
-    def _climbed(self, at: Sequence[Tensor], ask: Callable[[], Any]) -> Any:
-        params = [p.detach() for p in self.params]
-        saved = [p.clone() for p in params]
-        try:
-            torch._foreach_add_(params, list(at))
-            return self._replayed(ask)
-        finally:
-            torch._foreach_copy_(params, saved)
-
     def _replayed(self, ask: Callable[[], Any]) -> Any:
         """Ask with the random numbers of the first pass, and leave buffers and random states as they are now."""
         if self._start is None:
@@ -179,9 +232,22 @@ class Probe:
             _set_random_states(self.params, now)
 
 
-def coin(seed: int, step: int) -> float:
-    """A uniform number in [0, 1) that depends on (seed, step) alone."""
-    return (mix("coin", seed, step) >> 10) / 2.0**53
+def coin(seed: int, step: int, draw: int = 0) -> float:
+    """A uniform number in [0, 1) that depends on (seed, step) alone, and on which draw of the step it is."""
+    return (mix("coin", seed, step, *([draw] if draw else [])) >> 10) / 2.0**53
+
+
+@contextlib.contextmanager
+def _frozen(params: Sequence[Tensor], only: Sequence[bool] | None) -> Iterator[None]:
+    """Inside, the parameters that are not wanted require no gradient."""
+    unwanted = [] if only is None else [p for p, wanted in zip(params, only, strict=True) if not wanted]
+    try:
+        for p in unwanted:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in unwanted:
+            p.requires_grad_(True)
 
 
 class _Buffers:

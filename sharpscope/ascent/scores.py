@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from sharpscope.ascent.probe import Probe
-from sharpscope.pieces import Piece, check_count
+from sharpscope.pieces import Piece, check_count, off
 from sharpscope.vectors import Vec
 
 __all__ = ["Fisher", "Gradient", "Random", "Score", "Weight"]
@@ -19,6 +19,7 @@ class Score(Piece):
     """Base: ``score(g, probe) -> Vec`` of numbers that can be ordered, shaped like the parameters."""
 
     needs_problem: ClassVar[bool] = False  # whether it looks at more than the current batch
+    needs_gradient: ClassVar[bool] = False  # whether it looks at the batch's gradient
 
     def __call__(self, g: Vec, probe: Probe) -> Vec:
         raise NotImplementedError
@@ -29,14 +30,17 @@ class Fisher(Score):
     """Diagonal of the empirical Fisher on ``samples`` training examples (Sparse SAM, eq. 5): SSAM-F's score.
 
     Per-example gradients at the true labels, BatchNorm in eval mode, no augmentation, examples drawn anew at each
-    refresh from (seed, step).  Needs ``SharpnessAware(..., problem=...)``.
+    refresh from (seed of the optimizer, step, ``seed``).  Needs ``SharpnessAware(..., problem=...)``.
     """
 
     samples: int = 128
+    seed: int = off(0)
     needs_problem: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("Fisher", "samples", self.samples)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"Fisher got seed={self.seed!r}, expected a whole number: change seed")
 
     def __call__(self, g: Vec, probe: Probe) -> Vec:
         problem = probe.problem
@@ -48,13 +52,17 @@ class Fisher(Score):
                 f"Fisher got the parameter {strange[0]!r} that the problem's model does not train, expected the "
                 f"optimizer's parameters among the model's: make the Problem from the very model that is trained"
             )
-        squares = problem.squared_gradients(self.samples, probe.generator("fisher"))
+        squares = problem.squared_gradients(
+            self.samples, probe.generator("fisher", *([self.seed] if self.seed else []))
+        )
         return [squares[place[id(p)]] for p in probe.params]  # groups may hold them in an order of their own
 
 
 @dataclass(frozen=True, repr=False)
 class Gradient(Score):
     """|g|, the size of the batch's gradient."""
+
+    needs_gradient: ClassVar[bool] = True
 
     def __call__(self, g: Vec, probe: Probe) -> Vec:
         return [x.abs() for x in g]

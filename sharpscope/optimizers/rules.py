@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sharpscope.ascent.perturbations import Perturbation
 from sharpscope.ascent.probe import Probe
-from sharpscope.pieces import Piece, check_count, check_piece, check_range
+from sharpscope.pieces import Piece, check_count, check_piece, check_range, off
 from sharpscope.schedules import Number
 from sharpscope.vectors import Vec, add, norm, reject, scale
 
@@ -63,23 +63,32 @@ class Sharpest(Piece):
 
 @dataclass(frozen=True, repr=False)
 class Ascend(Rule):
-    """The gradient at w + eps(g): climb first, then look (SAM and everything that perturbs)."""
+    """The gradient at w + eps(g): climb first, then look (SAM and everything that perturbs).
+
+    ``rows < 1`` climbs on that share of the batch, its first examples, and descends on all of it: the climb costs less,
+    and eps is that of a smaller batch, noisier and less aligned with the descent (m-sharpness with m = rows times the
+    batch); the loss that ``step`` returns, and the BatchNorm statistics, are then of those rows.  Needs
+    ``sharpscope.Batch``.
+    """
 
     perturbation: Perturbation
     select: Sharpest | None = None
+    rows: float = off(1.0)
 
     def __post_init__(self) -> None:
+        check_range("Ascend", "rows", self.rows, 0, 1)
         check_piece("Ascend", "perturbation", self.perturbation, Perturbation)
         if self.select is not None:
             check_piece("Ascend", "select", self.select, Sharpest)
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
-        eps = self.perturbation(probe.gradient(), probe, memory.setdefault("perturbation", {}))
-        if eps is None:
+        kept = memory.setdefault("perturbation", {})
+        g = probe.gradient(self.rows, self.perturbation.wanted(probe, kept))
+        shift = self.perturbation(g, probe, kept)
+        if shift is None:
             return probe.gradient()
-        if self.select is None or self.select.fraction == 1.0:
-            return probe.gradient(at=eps)
-        return probe.gradient(at=eps, rows=self.select(probe.losses(), probe.losses(at=eps)))
+        del g  # its memory is needed at w + eps
+        return probe.gradient_at(shift, self.select if self.select and self.select.fraction < 1.0 else None)
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +100,7 @@ class Blend(Rule):
 
     def __post_init__(self) -> None:
         check_piece("Blend", "rule", self.rule, Rule)
-        check_range("Blend", "weight", self.weight, 0)
+        check_range("Blend", "weight", self.weight, 0, schedule=True)
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
         weight = probe.value(self.weight)
@@ -113,7 +122,7 @@ class Surrogate(Rule):
 
     def __post_init__(self) -> None:
         check_piece("Surrogate", "rule", self.rule, Rule)
-        check_range("Surrogate", "alpha", self.alpha, 0)
+        check_range("Surrogate", "alpha", self.alpha, 0, schedule=True)
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
         alpha = probe.value(self.alpha)
@@ -138,7 +147,7 @@ class Reuse(Rule):
     def __post_init__(self) -> None:
         check_piece("Reuse", "rule", self.rule, Rule)
         check_count("Reuse", "every", self.every)
-        check_range("Reuse", "alpha", self.alpha, 0)
+        check_range("Reuse", "alpha", self.alpha, 0, schedule=True)
         if self.projection not in ("tensor", "global"):
             raise ValueError(
                 f"Reuse got projection={self.projection!r}, expected 'tensor' or 'global': change projection"
@@ -187,7 +196,7 @@ class Sometimes(Rule):
 
     def __post_init__(self) -> None:
         check_piece("Sometimes", "rule", self.rule, Rule)
-        check_range("Sometimes", "p", self.p, 0, 1)
+        check_range("Sometimes", "p", self.p, 0, 1, schedule=True)
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
         if probe.coin(probe.value(self.p)):

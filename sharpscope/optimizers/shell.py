@@ -7,15 +7,19 @@ schedulers, checkpoints and hooks see one optimizer.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from sharpscope.ascent.probe import Probe
+from sharpscope.ascent.probe import Overflow, Probe
+from sharpscope.ascent.shift import Way
 from sharpscope.bits import unpack
+from sharpscope.distributed import mean_over_ranks
 from sharpscope.optimizers.rules import Memory, Rule
 from sharpscope.optimizers.text import parse
 from sharpscope.pieces import Piece, check_count, resolve
@@ -25,6 +29,10 @@ from sharpscope.vectors import Vec
 __all__ = ["SharpnessAware"]
 
 _VERSION = 1
+_KEPT = (
+    "defaults", "base", "rule", "problem", "seed", "model", "memory", "steps", "passes", "sync", "scaler", "clip",
+    "parallel", "_way",
+)  # fmt: skip
 
 
 class SharpnessAware(Optimizer):
@@ -41,7 +49,15 @@ class SharpnessAware(Optimizer):
         total: optimizer steps of the whole training, the horizon of schedules with ``total=None``.
         model: the module that the closure calls; names its parameters in ``masks()`` and has its buffers guarded.
             Without it names come from the problem or from ``named_parameters`` given to ``base``, and the modules are
-            found by watching the first pass (torch warns of that for a compiled model: give it here).
+            found by watching the first pass (torch warns of that for a compiled model: give it here).  Under
+            DistributedDataParallel, the wrapped module: passes then run without its synchronisation, and one collective
+            per step averages what the ranks found.
+        sync: under DistributedDataParallel, whether ranks climb along one global gradient, as one process on the joint
+            batch would (True, one collective per pass), or each along that of its own batch (False, m-sharpness).
+        scaler: the ``torch.amp.GradScaler`` by which the closure scales its loss.  The climb needs no unscaling; the
+            direction is unscaled and checked before ``base`` steps, and a step that overflows is skipped.  Call
+            ``scaler.update()`` after ``step``.
+        clip: largest norm of the final direction, after unscaling; None for no clipping.
 
     ``step(closure)`` takes the closure that ``torch.optim.LBFGS`` takes: it clears the gradients, runs forward and
     backward and returns the loss.  The rule decides how often it runs; ``passes`` counts.
@@ -72,6 +88,9 @@ class SharpnessAware(Optimizer):
         epoch: int | None = None,
         total: int | None = None,
         model: nn.Module | None = None,
+        sync: bool = False,
+        scaler: torch.amp.GradScaler | None = None,
+        clip: float | None = None,
     ) -> None:
         if not isinstance(base, Optimizer):
             raise TypeError(
@@ -94,7 +113,17 @@ class SharpnessAware(Optimizer):
                 f"{self.rule!r} asks for per-example gradients and got no problem, expected the data it trains on: "
                 f"SharpnessAware(base, rule, problem=sharpscope.Problem(model, loss, data))"
             )
+        if clip is not None and not clip > 0:
+            raise ValueError(f"SharpnessAware got clip={clip!r}, expected a positive number or None: change clip")
         self.problem, self.seed, self.model = problem, int(seed), model
+        self.sync, self.scaler, self.clip = bool(sync), scaler, clip
+        self.parallel = isinstance(model, DistributedDataParallel)
+        if sync and not self.parallel:
+            raise ValueError(
+                "SharpnessAware got sync=True without a DistributedDataParallel model, expected one: "
+                "SharpnessAware(base, rule, model=ddp_model, sync=True)"
+            )
+        self._way = Way()
         self.memory: Memory = {}
         self.steps = 0
         self.passes = 0.0
@@ -151,20 +180,39 @@ class SharpnessAware(Optimizer):
             lr=float(self.param_groups[0]["lr"]) if "lr" in self.param_groups[0] else None,
             problem=self.problem,
             modules=[] if self.model is None else [self.model],
+            way=self._way,
+            scaled=self.scaler is not None and self.scaler.is_enabled(),
+            quiet=self.model.no_sync if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext,
+            share=self.sync if self.parallel else None,
         )
         memory = _structure(self.memory)
         try:
             direction = self.rule(probe, self.memory)
+        except Overflow as overflow:
+            self.memory, direction = memory, overflow.gradient
         except BaseException:  # Ctrl-C too: a step that fails has not happened
             self.memory = memory
             probe.undo()
             raise
+        if self.parallel and not self.sync:
+            direction = mean_over_ranks(direction)
         for p, d, used in zip(params, direction, probe.used, strict=True):
             p.grad = d if used else None
-        self.base.step()
+        self._descend(params)
         self.steps += 1
         self.passes += probe.passes
         return probe.loss
+
+    def _descend(self, params: Vec) -> None:
+        scaled = self.scaler is not None and self.scaler.is_enabled()
+        if self.scaler is not None and scaled and self.clip is not None:
+            self.scaler.unscale_(self.base)
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(params, self.clip)
+        if self.scaler is not None and scaled:
+            self.scaler.step(self.base)
+        else:
+            self.base.step()
 
     def masks(self) -> dict[str, Tensor]:
         """The mask in force by parameter name, boolean; empty for a rule without a mask or before the first step."""
@@ -240,8 +288,7 @@ class SharpnessAware(Optimizer):
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("defaults", "base", "rule", "problem", "seed", "model", "memory", "steps", "passes")
-        return {name: self.__dict__[name] for name in names}  # what copy.deepcopy and pickle take along
+        return {name: self.__dict__[name] for name in _KEPT}  # what copy.deepcopy and pickle take along
 
     def __repr__(self) -> str:
         return f"SharpnessAware({self.base!r},\nrule={self.rule!r}, seed={self.seed}, steps={self.steps})"
@@ -257,7 +304,8 @@ class SharpnessAware(Optimizer):
         if self.problem is not None:
             known.update({id(p): name for name, p in self.problem.model.named_parameters()})
         if self.model is not None:
-            known.update({id(p): name for name, p in self.model.named_parameters()})
+            bare = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+            known.update({id(p): name for name, p in bare.named_parameters()})
         return tuple(known.get(id(p), str(index)) for index, p in enumerate(params))
 
     def _shapes(self) -> str:

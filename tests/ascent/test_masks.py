@@ -230,7 +230,7 @@ def test_mask_at_rest_is_one_bit_a_parameter() -> None:
     _, optimizer = train(TRANSFORMER, ssam_d(0.1, 0.5, every=2, total=9), 3)
     memory = optimizer.memory["perturbation"]["mask"]
     size = sum(p.numel() for p in optimizer.params)
-    assert set(memory) == {"bits", "born"}
+    assert set(memory) == {"bits", "born", "size"}
     assert memory["bits"].dtype == torch.uint8
     assert memory["bits"].numel() == -(-size // 8)
 
@@ -290,12 +290,13 @@ def test_no_order_among_nan(mask: Mask) -> None:
     assert memory["born"] == 0
 
 
-def test_mask_of_other_parameters_is_refused() -> None:
+def test_mask_of_other_parameters_is_made_anew() -> None:
     memory: dict[str, Any] = {}
     RandomMask(0.5)([], probe_at(0), memory)
-    with pytest.raises(ValueError, match=r"a packed mask got 7 bytes, expected 13 for 101 parameters"):
-        RandomMask(0.5)([], probe_at(1, [torch.zeros(101)]), memory)
-    assert unpack(memory["bits"], vectors(0))[0].dtype == torch.bool
+    found = RandomMask(0.5)([], probe_at(1, [torch.zeros(101)]), memory)
+    assert int(found[0].sum()) == round(0.5 * 101)
+    with pytest.raises(ValueError, match=r"a packed mask got 13 bytes, expected 7 for"):
+        unpack(memory["bits"], vectors(0))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,7 @@ def test_mask_of_other_parameters_is_refused() -> None:
     [
         (lambda: Top(Fisher(), 1.0), "Top got sparsity=1.0, expected a number in [0, 1): change sparsity"),
         (lambda: Top(Fisher(), -0.1), "Top got sparsity=-0.1, expected a number in [0, 1): change sparsity"),
-        (lambda: Top(Fisher(), 0.5, 0), "Top got every=0, expected a whole number >= 1 or None: change every"),
+        (lambda: Top(Fisher(), 0.5, -1), "Top got every=-1, expected a whole number >= 1 or None: change every"),
         (lambda: Top("fisher"), "Top got score='fisher', expected a score"),
         (lambda: Evolving(1), "Evolving got sparsity=1, expected a number in [0, 1): change sparsity"),
         (lambda: Evolving(0.5, 1.5), "Evolving got drop=1.5, expected a number in [0, 1]: change drop"),
@@ -311,7 +312,7 @@ def test_mask_of_other_parameters_is_refused() -> None:
         (lambda: Evolving(drop_by=1), "Evolving got drop_by=1, expected a score"),
         (lambda: Evolving(grow_by=Top()), "Evolving got grow_by=Top(Fisher(128), sparsity=0.5), expected a score"),
         (lambda: RandomMask(2), "RandomMask got sparsity=2, expected a number in [0, 1): change sparsity"),
-        (lambda: RandomMask(0.5, -1), "RandomMask got every=-1, expected a finite number >= 0: change every"),
+        (lambda: RandomMask(0.5, -1), "RandomMask got every=-1, expected a whole number >= 1 or None: change every"),
         (lambda: RandomTensors(1.2), "RandomTensors got keep=1.2, expected a number in [0, 1]: change keep"),
         (lambda: RandomTensors(0.5, 0), "RandomTensors got every=0, expected a whole number >= 1: change every"),
         (lambda: Named(3), "Named got pattern=3, expected a pattern such as '*weight*': change pattern"),

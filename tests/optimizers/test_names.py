@@ -82,7 +82,7 @@ def test_docstring_has_equation_and_a_runnable_example(name: str) -> None:
         (lambda: asam(0.5, -1.0), "Magnitude got eta=-1.0, expected a finite number >= 0: change eta"),
         (lambda: ssam_f(sparsity=1.0), "Top got sparsity=1.0, expected a number in [0, 1): change sparsity"),
         (lambda: ssam_f(samples=0), "Fisher got samples=0, expected a whole number >= 1: change samples"),
-        (lambda: ssam_f(every=0), "Top got every=0, expected a whole number >= 1 or None: change every"),
+        (lambda: ssam_f(every=-1), "Top got every=-1, expected a whole number >= 1 or None: change every"),
         (lambda: ssam_d(sparsity=-0.1), "Evolving got sparsity=-0.1, expected a number in [0, 1): change sparsity"),
         (lambda: ssam_d(drop=1.1), "Decay got alpha=1.1, expected a number in [0, 1]: change alpha"),
         (lambda: ssam_d(total=0), "Decay got total=0, expected a whole number >= 1 or None: change total"),

@@ -209,7 +209,7 @@ def test_scale_of_the_loss_does_not_matter(case: Case, name: str) -> None:
         ("ssam_f(0.1, samples=4)", 24.0),
         ("ssam_d(0.1)", 24.0),
         ("looksam(0.1, every=5)", 15.0),
-        ("esam(0.1, fraction=0.5)", 18.0),
+        ("esam(0.1, fraction=0.5)", 22.0),
         ("esam(0.1, fraction=1.0)", 24.0),
         ("rst(sam(0.1), p=0.0)", 12.0),
         ("rst(sam(0.1), p=1.0)", 24.0),
@@ -218,7 +218,7 @@ def test_scale_of_the_loss_does_not_matter(case: Case, name: str) -> None:
     ],
 )
 def test_passes(rule: str, passes: float) -> None:
-    assert trained(DROPOUT, rule)[3] == passes
+    assert trained(DROPOUT, rule)[3] == pytest.approx(passes, abs=1e-12)
 
 
 def test_realised_passes_follow_the_coin() -> None:

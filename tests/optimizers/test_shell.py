@@ -497,8 +497,8 @@ def test_parameters_may_change_between_steps() -> None:
     first.requires_grad_(True)
     run(MLP, model, optimizer, 2, 4)
     assert optimizer.passes == 6.0
-    with pytest.raises(ValueError, match=r"a packed mask got 10 bytes, expected 14 for 111 parameters"):
-        run(MLP, model, masked, 1, 2)
+    run(MLP, model, masked, 1, 2)
+    assert sum(int(mask.sum()) for mask in masked.masks().values()) == round(0.5 * 111)
 
 
 # masks, names, passes
