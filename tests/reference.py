@@ -153,7 +153,7 @@ def fisher(walk: Walk, samples: int) -> Tensor:
 
 def random_scores(walk: Walk) -> Tensor:
     rng = draws(walk.seed, walk.step, "random score")
-    return torch.cat([torch.rand(shape, generator=rng).reshape(-1) for shape in walk.shapes])
+    return torch.cat([torch.rand(shape, generator=rng, dtype=torch.float32).reshape(-1) for shape in walk.shapes])
 
 
 def ssam_f(rho: float, s: float, samples: int, every: int) -> Direction:
@@ -229,7 +229,9 @@ def esam(rho: float, keep: float, fraction: float) -> Direction:
 
     def direction(walk: Walk) -> Tensor:
         g = walk.g()
-        taken = torch.rand(len(walk.shapes), generator=draws(walk.seed, walk.step, "tensors")) < keep
+        taken = (
+            torch.rand(len(walk.shapes), generator=draws(walk.seed, walk.step, "tensors"), dtype=torch.float32) < keep
+        )
         m = torch.cat([torch.full_like(x, float(t)) for x, t in zip(walk.pieces(g), taken, strict=True)])
         eps = rho * g / g.norm() * m
         rise = walk.losses(eps) - walk.losses()

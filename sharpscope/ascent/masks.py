@@ -171,7 +171,7 @@ class RandomTensors(Mask):
         check_count("RandomTensors", "every", self.every)
 
     def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
-        draws = torch.rand(len(probe.params), generator=probe.generator("tensors")).tolist()
+        draws = torch.rand(len(probe.params), generator=probe.generator("tensors"), dtype=torch.float32).tolist()
         return [
             torch.full(p.shape, draw < self.keep, dtype=torch.bool, device=p.device)
             for p, draw in zip(probe.params, draws, strict=True)

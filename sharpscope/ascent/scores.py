@@ -82,4 +82,4 @@ class Random(Score):
 
     def __call__(self, g: Vec, probe: Probe) -> Vec:
         rng = probe.generator("random score")
-        return [torch.rand(p.shape, generator=rng).to(p.device) for p in probe.params]
+        return [torch.rand(p.shape, generator=rng, dtype=torch.float32).to(p.device) for p in probe.params]

@@ -24,7 +24,7 @@ from sharpscope.optimizers.rules import Memory, Rule
 from sharpscope.optimizers.text import parse
 from sharpscope.pieces import Piece, check_count, resolve
 from sharpscope.problem import Problem
-from sharpscope.vectors import Vec
+from sharpscope.vectors import Vec, norm
 
 __all__ = ["SharpnessAware"]
 
@@ -181,7 +181,7 @@ class SharpnessAware(Optimizer):
             problem=self.problem,
             modules=[] if self.model is None else [self.model],
             way=self._way,
-            scaled=self.scaler is not None and self.scaler.is_enabled(),
+            scaled=self._scaling,
             quiet=self.model.no_sync if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext,
             share=self.sync if self.parallel else None,
         )
@@ -196,6 +196,8 @@ class SharpnessAware(Optimizer):
             raise
         if self.parallel and not self.sync:
             direction = mean_over_ranks(direction)
+        if self._scaling and not bool(torch.isfinite(norm(direction))):
+            self.memory = memory  # the step will be skipped: what the rule learnt in it is of no use
         for p, d, used in zip(params, direction, probe.used, strict=True):
             p.grad = d if used else None
         self._descend(params)
@@ -204,15 +206,19 @@ class SharpnessAware(Optimizer):
         return probe.loss
 
     def _descend(self, params: Vec) -> None:
-        scaled = self.scaler is not None and self.scaler.is_enabled()
-        if self.scaler is not None and scaled and self.clip is not None:
-            self.scaler.unscale_(self.base)
+        scaler = self.scaler if self._scaling else None
         if self.clip is not None:
+            if scaler is not None:
+                scaler.unscale_(self.base)
             torch.nn.utils.clip_grad_norm_(params, self.clip)
-        if self.scaler is not None and scaled:
-            self.scaler.step(self.base)
+        if scaler is not None:
+            scaler.step(self.base)
         else:
             self.base.step()
+
+    @property
+    def _scaling(self) -> bool:
+        return self.scaler is not None and self.scaler.is_enabled()
 
     def masks(self) -> dict[str, Tensor]:
         """The mask in force by parameter name, boolean; empty for a rule without a mask or before the first step."""
