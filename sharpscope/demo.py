@@ -33,7 +33,7 @@ class Plan:
 PLANS = {
     "digits": Plan(Experiment(Settings(epochs=30, batch_size=64)), Analysis()),
     "cifar10": Plan(
-        Experiment(Settings(epochs=5, batch_size=128), "cifar10", model="resnet20", train=5000),
+        Experiment(Settings(epochs=4, batch_size=128), "cifar10", model="resnet20", train=5000),
         Analysis(examples=250, resolution=11),
     ),
 }

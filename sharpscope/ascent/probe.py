@@ -124,7 +124,7 @@ class Probe:
         picked = None if rows == 1.0 else torch.arange(max(1, round(rows * self.rows)))
         with _frozen(self.params, only):
             found: Vec = self._asked(picked)
-        if self._scaled and not bool(torch.isfinite(norm(found))):
+        if self._scaled and not self._everywhere_finite(found):
             raise Overflow(found)
         if picked is None and only is None:
             self._first = found
@@ -176,6 +176,11 @@ class Probe:
             buffers.restore()
         if self._start is not None:
             _set_random_states(self.params, self._start)
+
+    def _everywhere_finite(self, vector: Vec) -> bool:
+        """Whether the vector is finite on every rank: they skip a step together, or not at all."""
+        finite = torch.isfinite(norm(vector)).to(vector[0].dtype)
+        return bool((finite if self._share is None else mean_over_ranks([finite])[0]) == 1)
 
     def _rows_closure(self) -> RowClosure:
         if not isinstance(self._closure, RowClosure):
