@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -79,24 +80,35 @@ def own_time(tensors: Vec) -> dict[str, float]:
 
 
 def whole_step(rules: dict[str, tuple[str, int]], batch: int = 128, rounds: int = 6) -> dict[str, tuple[float, float]]:
-    """Seconds and passes of a step of ResNet-20 under each rule; a rule's period of steps is timed as one."""
+    """Seconds and passes of a step of ResNet-20 under each rule, called in turn, a rule's period of steps at a time.
+
+    Where every round has the same passes the seconds are a median; where coins decide, both are means over the rounds.
+    """
     x = torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(0))
     y = torch.arange(batch) % CLASSES
-    timed: dict[str, Callable[[], float]] = {}
-    optimizers: dict[str, ss.SharpnessAware] = {}
-    for name, (rule, period) in rules.items():
+    running: dict[str, tuple[ss.SharpnessAware, ss.Batch]] = {}
+    for name, (rule, _) in rules.items():
         model = models.build("resnet20", SHAPE, CLASSES)
         problem = ss.Problem(model, nn.CrossEntropyLoss(), (x, y))
-        optimizer = ss.SharpnessAware(sgd(list(model.parameters())), rule, problem, epoch=10**6, model=model)
-        optimizers[name] = optimizer
-        step = ss.Batch(model, F.cross_entropy, x, y)
-
-        def run(optimizer: ss.SharpnessAware = optimizer, step: ss.Batch = step, period: int = period) -> float:
-            return seconds(lambda: [optimizer.step(step) for _ in range(period)]) / period
-
-        timed[name] = run
-    found = medians(timed, runs=rounds, warm=1)
-    return {name: (found[name], o.passes / o.steps) for name, o in optimizers.items()}
+        base = sgd(list(model.parameters()))
+        optimizer = ss.SharpnessAware(base, rule, problem, epoch=10**6, model=model)
+        running[name] = optimizer, ss.Batch(model, F.cross_entropy, x, y)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in rules}
+    for _ in range(rounds + 1):
+        for name, (optimizer, closure) in running.items():
+            period, before = rules[name][1], optimizer.passes
+            taken = 0.0
+            for _ in range(period):
+                taken += seconds(lambda optimizer=optimizer, closure=closure: optimizer.step(closure))  # type: ignore[misc]
+            found[name].append((taken / period, (optimizer.passes - before) / period))
+    result = {}
+    for name, rows in found.items():
+        times, passes = zip(*rows[1:], strict=True)
+        result[name] = (
+            statistics.median(times) if len(set(passes)) == 1 else statistics.mean(times),
+            statistics.mean(passes),
+        )
+    return result
 
 
 def fisher() -> float:
@@ -153,10 +165,10 @@ def memory() -> dict[str, float]:
     return found
 
 
-def slope(points: dict[float, tuple[float, float]], plain: float, full: float) -> float:
+def slope(points: list[tuple[float, float]], plain: float, full: float) -> float:
     """Least squares through the origin of RST's extra time against its realised share of SAM steps, in SAM's extra."""
-    shares = [passes - 1.0 for _, passes in points.values()]
-    extra = [(taken - plain) / (full - plain) for taken, _ in points.values()]
+    shares = [passes - 1.0 for _, passes in points]
+    extra = [(taken - plain) / (full - plain) for taken, _ in points]
     return sum(a * b for a, b in zip(shares, extra, strict=True)) / sum(a * a for a in shares)
 
 
@@ -170,9 +182,10 @@ def main() -> None:
         "perturbed": ("Ascend(Masked(Ball(0.1), RandomTensors(0.5), norm='perturbed'))", 4),
         "rows": ("Ascend(Ball(0.1), rows=0.25)", 1),
     }
+    shares = (0.1, 0.3, 0.5, 0.7, 0.9)
+    rules |= {f"{p:.1f}": (f"rst(sam(0.1), p={p:.1f})", 5) for p in shares}
     steps = whole_step(rules)
     plain, full = steps["sgd"][0], steps["sam"][0]
-    tosses = whole_step({f"{p:.1f}": (f"rst(sam(0.1), p={p:.1f})", 10) for p in (0.1, 0.3, 0.5, 0.7, 0.9)}, rounds=3)
     renewed, kept = refresh(), memory()
     rows = [
         ("own time of a SAM step / pytorch_optimizer SAM, ResNet-18 tensors", "<= 0.75",
@@ -183,7 +196,7 @@ def main() -> None:
          tensors["ResNet-18"]["ours"] / tensors["ResNet-18"]["floor"]),
         ("SAM step / SGD step, ResNet-20, batch 128", "<= 2.05", full / plain),
         ("slope of RST's extra time against realised Delta-eta, in SAM's extra", "1.00 +- .05",
-         slope({float(p): found for p, found in tosses.items()}, plain, full)),
+         slope([steps[f"{p:.1f}"] for p in shares], plain, full)),
         (f"LookSAM(5) step / SGD step ({steps['look'][1]:.2f} passes a step)", "<= 1.3", steps["look"][0] / plain),
         ("Fisher diagonal of 128 examples, ResNet-20, in gradients of the same", "<= 1.3", fisher()),
         ("memory for the way back, SAM, in copies of the weights", "1", kept["sam"]),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharpscope.vectors import Vec, flatten, unflatten
 
-__all__ = ["everywhere", "pack", "top", "unpack"]
+__all__ = ["pack", "top", "unpack"]
 
 
 def pack(mask: Sequence[Tensor]) -> Tensor:
@@ -41,20 +41,13 @@ def unpack(bits: Tensor, like: Sequence[Tensor]) -> Vec:
     return unflatten(flat, like)
 
 
-def everywhere(bits: Tensor, like: Sequence[Tensor]) -> bool:
-    """Whether a packed mask selects every entry."""
-    count = sum(x.numel() for x in like)
-    ones = int(np.bitwise_count(bits.cpu().numpy()).sum())
-    return ones == count
-
-
 def top(scores: Tensor, count: int) -> Tensor:
     """Boolean tensor of shape (d,) with exactly ``count`` ones at the largest scores; ties go to the lower index.
 
     ``scores`` has shape (d,).  Raises ValueError on a NaN, for which no order exists.
     """
     size = scores.numel()
-    if bool(torch.isnan(scores).any()):
+    if size and bool(torch.isnan(scores.max())):
         raise ValueError(
             "a mask got scores with NaN, expected numbers that can be ordered: check the loss and its gradients"
         )

@@ -48,12 +48,11 @@ class Mask(Piece):
 
     def bits(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Tensor:
         """The same as packed bits, which is how it is kept."""
-        size = sum(p.numel() for p in probe.params)
-        if memory.get("size") != size:  # another set of trainable parameters: what is kept is of no use
-            memory.clear()
         if self._due(probe, memory):
             fresh = self.refresh(g, probe, memory)
-            memory["bits"], memory["born"], memory["size"] = pack(fresh), probe.step, size
+            memory["bits"], memory["born"] = pack(fresh), probe.step
+            memory["size"] = sum(part.numel() for part in fresh)
+            memory["ones"] = sum(int(part.sum()) for part in fresh)
         bits: Tensor = memory["bits"]
         return bits
 
@@ -66,8 +65,11 @@ class Mask(Piece):
         raise NotImplementedError
 
     def _due(self, probe: Probe, memory: dict[str, Any]) -> bool:
+        if memory.get("size") != sum(p.numel() for p in probe.params):
+            memory.clear()  # there is none yet, or it is of other trainable parameters
+            return True
         every = getattr(self, "every", 0)
-        return "bits" not in memory or bool(every and probe.step - memory["born"] >= every)
+        return bool(every) and probe.step - memory["born"] >= every
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ import torch
 from sharpscope.ascent.masks import Mask, check_pattern, matches
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.shift import Shift
-from sharpscope.bits import everywhere, unpack
+from sharpscope.bits import unpack
 from sharpscope.pieces import Piece, check_piece, check_range, off
 from sharpscope.schedules import Number
 from sharpscope.vectors import Vec, multiply, norm
@@ -112,16 +112,20 @@ class Masked(Perturbation):
             raise ValueError(f"Masked got norm={self.norm!r}, expected 'full' or 'perturbed': change norm")
 
     def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Shift | None:
-        bits = self.mask.bits(g, probe, memory.setdefault("mask", {}))
+        kept = memory.setdefault("mask", {})
+        bits = self.mask.bits(g, probe, kept)
+        if not kept["ones"]:
+            return None
         if self.norm == "perturbed":
             g = multiply(g, unpack(bits, g))
         shift = self.perturbation(g, probe, memory.setdefault("perturbation", {}))
-        if shift is not None and not everywhere(bits, g):
+        if shift is not None and kept["ones"] < kept["size"]:
             shift.bits = bits if shift.bits is None else bits & shift.bits
         return shift
 
     def wanted(self, probe: Probe, memory: Memory) -> list[bool] | None:
-        if self.norm == "full" or not self.mask.ready(probe, memory.setdefault("mask", {})):
+        kept = memory.setdefault("mask", {})
+        if self.norm == "full" or not self.mask.ready(probe, kept):
             return None
-        bits = self.mask.bits([], probe, memory["mask"])
-        return [bool(part.any()) for part in unpack(bits, probe.params)]
+        bits = self.mask.bits([], probe, kept)
+        return [bool(part.any()) for part in unpack(bits, probe.params)] if kept["ones"] else None

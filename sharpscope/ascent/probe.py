@@ -57,7 +57,7 @@ class Probe:
     def __init__(
         self,
         params: Sequence[Tensor],
-        names: Sequence[str],
+        names: Sequence[str] | Callable[[], Sequence[str]],
         *,
         closure: Closure | None = None,
         step: int = 0,
@@ -71,7 +71,7 @@ class Probe:
         share: bool | None = None,
     ) -> None:
         self.params = list(params)
-        self.names = tuple(names)
+        self._names = names
         self.step, self.seed, self.lr = step, seed, lr
         self.loss: Any = None  # what the closure returned at w
         self.passes = 0.0  # forward-backward pairs, a pass over a share of the rows counting as that share
@@ -85,6 +85,11 @@ class Probe:
         self._first: Vec | None = None
         self._start: list[Tensor] | None = None
         self._before: list[_Buffers] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names, in their order; most rules never ask."""
+        return tuple(self._names() if callable(self._names) else self._names)
 
     @property
     def problem(self) -> Problem:
@@ -301,7 +306,8 @@ class _Listener:
 
 
 def _dense(g: Tensor) -> Tensor:
-    return g.detach().to_dense() if g.is_sparse else g.detach()
+    g = g.detach() if g.requires_grad else g
+    return g.to_dense() if g.is_sparse else g
 
 
 def _random_states(params: Sequence[Tensor]) -> list[Tensor]:

@@ -173,7 +173,7 @@ class SharpnessAware(Optimizer):
             raise ValueError("step() got no parameter that requires a gradient, expected at least one: unfreeze one")
         probe = Probe(
             params,
-            self._names(params),
+            lambda: self._names(params),
             closure=closure,
             step=self.steps,
             seed=self.seed,

@@ -230,7 +230,7 @@ def test_mask_at_rest_is_one_bit_a_parameter() -> None:
     _, optimizer = train(TRANSFORMER, ssam_d(0.1, 0.5, every=2, total=9), 3)
     memory = optimizer.memory["perturbation"]["mask"]
     size = sum(p.numel() for p in optimizer.params)
-    assert set(memory) == {"bits", "born", "size"}
+    assert set(memory) == {"bits", "born", "size", "ones"}
     assert memory["bits"].dtype == torch.uint8
     assert memory["bits"].numel() == -(-size // 8)
 

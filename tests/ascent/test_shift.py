@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sharpscope.ascent.shift import Shift, Way
-from sharpscope.bits import everywhere, pack
+from sharpscope.bits import pack
 
 
 def tensors(seed: int) -> list[Tensor]:
@@ -64,4 +64,3 @@ def test_a_mask_keeps_only_its_entries() -> None:
     assert way._copy == []
     way.back(weights)
     assert way._entries == []
-    assert everywhere(bits_of(1.1), weights) and not everywhere(bits, weights)

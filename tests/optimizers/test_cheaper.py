@@ -125,6 +125,13 @@ def test_esam_takes_two_passes_and_a_forward() -> None:
     assert optimizer.passes == pytest.approx(1 + 1 / 3 + 0.5)
 
 
+@pytest.mark.parametrize("norm", ["full", "perturbed"])
+def test_a_mask_without_ones_is_no_climb(norm: str) -> None:
+    found, optimizer = step(Ascend(Masked(Ball(0.3), RandomTensors(0.0), norm=norm)))
+    agree(found, gradient(zeros()))
+    assert optimizer.passes == 1.0
+
+
 def test_texts() -> None:
     for text in (
         "Ascend(Ball(0.1), rows=0.25)",
