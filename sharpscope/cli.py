@@ -197,10 +197,12 @@ def _show(run: str) -> None:
 
 
 def _described(run: Run, indent: str = "") -> list[str]:
-    lines = [f"{indent}{Path(run.path).name}: {run.status or 'not trained'}"]
+    children = run.children()
+    status = run.status or (f"{len(children)} runs" if children else "not trained")
+    lines = [f"{indent}{Path(run.path).name}: {status}"]
     lines += [f"{indent}  {name}: {value}" for name, value in leaves(run.config).items() if value is not None]
     lines += [f"{indent}  {size:>12,} B  {kind:<10}  {part}" for part, kind, size in run.tree()]
     lines += [f"{indent}  {name} = {run.results[name].summary()}" for name in run.result_names()]
-    for child in run.children():
+    for child in children:
         lines += _described(run.child(child), indent + "    ")
     return lines

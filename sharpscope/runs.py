@@ -5,8 +5,10 @@ Everything here can be killed and called again: what is on disk already is not c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from torch import nn
 
 from sharpscope import data, models
 from sharpscope.analyzers.masks import mask_overlap
-from sharpscope.analyzers.ratio import gradient_ratio
-from sharpscope.analyzers.spectrum import spectrum
-from sharpscope.analyzers.surface import surface
+from sharpscope.analyzers.ratio import GradientRatio, gradient_ratio
+from sharpscope.analyzers.spectrum import Spectrum, spectrum
+from sharpscope.analyzers.surface import Surface, surface
 from sharpscope.ascent.perturbations import Ball
 from sharpscope.data import Images
 from sharpscope.problem import Problem
@@ -90,10 +92,12 @@ def train_run(
     """
     images = experiment.images()
     network = experiment.network(images)
+    _check_network(network, experiment.model, images)
+    fresh = run is None and not (resume and Path(path).exists())
     if run is None:
-        run = open_run(path) if resume and Path(path).exists() else create_run(path, experiment.config())
+        run = create_run(path, experiment.config()) if fresh else open_run(path)
     _check_same(run, experiment)
-    with run.lock():
+    with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
         steps = run.checkpoints()
         start = run.checkpoint() if steps else None
 
@@ -156,9 +160,9 @@ def analyze_run(
 ) -> dict[str, Result]:
     """Analyse the last weights of a run (of each child, if it has children) and keep the results in it.
 
-    An analysis that the run holds already is kept, unless ``replace``.  Returns the results of the run itself by name;
-    "masks" is absent for a rule without a mask.  Raises StoreError for a run without weights, ValueError for a name
-    that is not in ``ANALYSES``.
+    An analysis that the run holds already is kept, unless ``replace``; one of other settings is refused.  Returns the
+    results of the run itself by name; "masks" is absent for a rule without a mask.  Raises StoreError for a run without
+    weights, ValueError for a name that is not in ``ANALYSES``.
     """
     chosen = list(what)
     unknown = [name for name in chosen if name not in ANALYSES]
@@ -169,14 +173,71 @@ def analyze_run(
     if run.children():
         return {}
     missing = [name for name in chosen if replace or name not in run.result_names()]
+    problem = problem_of(run, how.examples)
+    for name in chosen:
+        if name not in missing:
+            _check_kept(run, name, how, problem)
     if missing:
-        problem = problem_of(run, how.examples)
         with run.lock():
             for name in missing:
                 result = ANALYSES[name](run, problem, how)
                 if result is not None:
                     run.add_result(name, result, replace=replace)
     return {name: run.results[name] for name in chosen if name in run.result_names()}
+
+
+@contextlib.contextmanager
+def _not_left_empty(run: Run) -> Iterator[None]:
+    """Remove a run that fails before its first checkpoint: it holds nothing, and would only be in the way."""
+    try:
+        yield
+    except Exception:
+        if not run.checkpoints() and not run.result_names() and run.history is None:
+            shutil.rmtree(run.path)
+        raise
+
+
+def _check_network(network: nn.Module, name: str, images: Images) -> None:
+    """Raise ModelError for a network that does not turn images into one number per class."""
+    problem = f"expected outputs of shape (images, {len(images.classes)}) for inputs {images.shape}: mend the network"
+    training = network.training
+    try:
+        with torch.no_grad():
+            outputs = network.eval()(images.train_inputs[:2])
+    except Exception as error:  # the user's code, which may raise anything
+        said = " ".join(str(error).split())
+        raise models.ModelError(f"the model {name!r} got {type(error).__name__}: {said}; {problem}") from error
+    finally:
+        network.train(training)
+    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    if shape != (min(2, len(images.train_targets)), len(images.classes)):
+        raise models.ModelError(f"the model {name!r} got outputs {shape}, {problem}")
+
+
+def _settings_of(result: Result) -> dict[str, Any]:
+    """What a stored analysis was asked for."""
+    if isinstance(result, Spectrum):
+        about = result.operator.removeprefix("Hessian of ")
+        return {"k": len(result.eigenvalues), "tol": result.tol, "seed": result.seed, "problem": about}
+    if isinstance(result, Surface):
+        span = float(result.alpha[-1])
+        return {"resolution": len(result.alpha), "span": span, "seed": result.seed, "problem": result.problem}
+    if isinstance(result, GradientRatio):
+        return {"perturbation": result.perturbation, "problem": result.problem}
+    return {}
+
+
+def _check_kept(run: Run, name: str, how: Analysis, problem: Problem) -> None:
+    """Raise StoreError where a stored analysis is not the one that is asked for."""
+    asked = {
+        **dataclasses.asdict(how), "perturbation": repr(Ball(how.rho)), "problem": problem.describe(),
+    }  # fmt: skip
+    for setting, value in _settings_of(run.results[name]).items():
+        if value != asked[setting]:
+            raise StoreError(
+                f"the run {run.path} holds the analysis {name!r} with {setting}={value!r}, expected "
+                f"{asked[setting]!r}: use --replace to compute it anew, or the same settings"
+            )
 
 
 def _check_same(run: Run, experiment: Experiment) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from sharpscope.ascent.batch import Batch
 from sharpscope.data import Images, batches, crop_and_flip
 from sharpscope.history import History
 from sharpscope.optimizers.shell import SharpnessAware
@@ -102,7 +103,7 @@ def train(
                 if images.augment:
                     x = crop_and_flip(x, generator("augment", settings.seed, optimizer.steps), images.pad)
                 lr = float(optimizer.param_groups[0]["lr"])
-                loss = float(optimizer.step(_closure(model, optimizer, x, y)))
+                loss = float(optimizer.step(Batch(model, F.cross_entropy, x, y)))
                 if not np.isfinite(loss):
                     raise ArithmeticError(
                         f"the training loss is {loss} at step {optimizer.steps} of epoch {epoch + 1}, expected a "
@@ -137,16 +138,6 @@ def _optimizer(
     total = steps * settings.epochs
     optimizer = SharpnessAware(base, settings.rule, problem, settings.seed, epoch=steps, total=total, model=model)
     return optimizer, CosineAnnealingLR(optimizer, total)
-
-
-def _closure(model: nn.Module, optimizer: SharpnessAware, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        torch.autograd.backward(loss)
-        return loss
-
-    return closure
 
 
 def _private_random(model: nn.Module) -> Any:

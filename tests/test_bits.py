@@ -75,3 +75,10 @@ def test_top_refuses_nan() -> None:
     for count in (0, 1, 3):
         with pytest.raises(ValueError, match="a mask got scores with NaN, expected numbers that can be ordered"):
             top(torch.tensor([1.0, torch.nan, 2.0]), count)
+
+
+@pytest.mark.parametrize("count", [1, 30_000, 599_999])
+def test_orders_that_a_quickselect_is_slow_on(count: int) -> None:
+    falling = torch.arange(600_000.0).flip(0)
+    assert top(falling, count).equal(torch.arange(600_000) < count)
+    assert top(falling.flip(0), count).equal(torch.arange(600_000) >= 600_000 - count)

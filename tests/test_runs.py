@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,8 +80,16 @@ def test_analyses_are_kept_and_equal(finished: Run) -> None:
     first = analyze_run(finished, how=LIGHT)
     kinds = {"spectrum": Spectrum, "surface": Surface, "ratio": GradientRatio, "masks": MaskOverlap}
     assert {name: type(result) for name, result in first.items()} == kinds
-    again = analyze_run(finished, how=replace(LIGHT, k=1))  # is there already: not computed with other settings
-    assert again == first
+    assert analyze_run(finished, how=LIGHT) == first
+    for change, text in (
+        ({"k": 1}, "'spectrum' with k=2, expected 1"),
+        ({"tol": 0.01}, "'spectrum' with tol=0.05, expected 0.01"),
+        ({"resolution": 4}, "'surface' with resolution=3, expected 4"),
+        ({"rho": 0.2}, "'ratio' with perturbation='Ball(0.1)', expected 'Ball(0.2)'"),
+        ({"examples": 32}, "'spectrum' with problem='ConvNet, CrossEntropyLoss(mean), 64 examples"),
+    ):
+        with pytest.raises(StoreError, match=re.escape(text)):
+            analyze_run(finished, how=replace(LIGHT, **change))  # type: ignore[arg-type]
     anew = analyze_run(finished, how=LIGHT, replace=True)
     assert anew == first  # the same seed, the same numbers, bit for bit
     problem = problem_of(finished, 64)
@@ -112,6 +121,32 @@ def test_bad_requests(tmp_path: Path, finished: Run) -> None:
         analyze_run(bare, ["ratio"])
     with pytest.raises(StoreError, match="does not describe a training"):
         problem_of(create_run(tmp_path / "odd", {"x": 1}))
+
+
+def test_a_run_that_fails_at_once_is_not_in_the_way(tmp_path: Path) -> None:
+    broken = replace(QUICK, settings=replace(QUICK.settings, rule="sgd()", lr=1e12))
+    with pytest.raises(ArithmeticError, match="the training loss is"):
+        train_run(broken, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_the_wrong_shape_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n"
+        "def wide(shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(65, classes))\n"
+        "def short(shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, classes - 1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (("wide", "got RuntimeError: mat1 and mat2 shapes"), ("short", "got outputs (2, 9), expected")):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            train_run(replace(QUICK, model=f"mynets:{name}"), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_every_named_method_trains_from_its_text(tmp_path: Path) -> None:
+    for rule in ("esam(0.1, keep=0.5, fraction=0.5)", "Ascend(Ball(0.1), rows=0.5)"):
+        experiment = replace(QUICK, settings=replace(QUICK.settings, rule=rule, epochs=1))
+        assert train_run(experiment, tmp_path / str(len(rule))).status == "finished 1 of 1 epochs"
 
 
 def test_leaves() -> None:

@@ -85,7 +85,8 @@ class Ball(Perturbation):
             return None
         diagonal = self.metric.diagonal(probe)
         scaled = g if diagonal is None else multiply(diagonal, g)
-        largest = torch.finfo(scaled[0].dtype).max  # rho / 0 would turn the zeros of a zero gradient into NaN
+        # rho / 0 would turn the zeros of a zero gradient into NaN
+        largest = min(torch.finfo(x.dtype).max for x in scaled)
         factor = (rho / norm(scaled)).clamp_max(largest)
         return Shift(g if diagonal is None else multiply(diagonal, scaled), factor)
 

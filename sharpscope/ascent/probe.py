@@ -127,8 +127,13 @@ class Probe:
         if self._first is not None:
             return self._first
         picked = None if rows == 1.0 else torch.arange(max(1, round(rows * self.rows)))
-        with _frozen(self.params, only):
-            found: Vec = self._asked(picked)
+        try:
+            with _frozen(self.params, only):
+                found: Vec = self._asked(picked)
+        except (RuntimeError, ValueError):
+            if only is None:
+                raise
+            found = self._asked(picked)  # this batch's loss may depend on none of the wanted ones
         if self._scaled and not self._everywhere_finite(found):
             raise Overflow(found)
         if picked is None and only is None:
@@ -176,7 +181,8 @@ class Probe:
         return self._rows_closure().rows
 
     def undo(self) -> None:
-        """Put buffers and random states back to where they were before the step, for a step that fails."""
+        """Put weights, buffers and random states back to where they were before the step, for a step that fails."""
+        self._way.back([p.detach() for p in self.params])  # a Ctrl-C may have come just before it
         for buffers in self._before:
             buffers.restore()
         if self._start is not None:

@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor
 
-from sharpscope.bits import top
+from sharpscope.bits import check_order, top
 from sharpscope.vectors import Vec, flatten, unflatten
 
 __all__ = ["check_choice", "choose", "perturbed_count"]
@@ -41,7 +41,9 @@ def check_choice(owner: str, scope: str, pattern: str, sparsity: float) -> None:
 
 
 def choose(scores: Vec, sparsity: float, scope: str, pattern: str) -> Vec:
-    """Boolean tensors with ones at the largest scores; see ``Top``."""
+    """Boolean tensors with ones at the largest scores; see ``Top``.  Raises ValueError on a NaN."""
+    for x in scores:
+        check_order(x)
     if pattern == "entries" and scope == "global":
         flat = flatten(scores)
         return unflatten(top(flat, perturbed_count(sparsity, flat.numel())), scores)
@@ -69,7 +71,7 @@ def _whole_tensors(scores: Vec, sparsity: float) -> Vec:
 
 def _best_of_neighbours(scores: Tensor, keep: int, group: int) -> Tensor:
     """The ``keep`` largest of every ``group`` neighbours along dim 1; the last group may be smaller."""
-    if scores.dim() < 2:
+    if scores.dim() < 2 or not scores.numel():
         return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
     moved = scores.movedim(1, -1)
     width = moved.shape[-1]

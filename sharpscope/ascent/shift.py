@@ -60,13 +60,14 @@ class Way:
             self._go_masked(params, vector, float(shift.factor), shift.bits)
 
     def back(self, params: Sequence[Tensor]) -> None:
-        """Put the weights back, as far as ``go`` came."""
+        """Put the weights back, as far as ``go`` came; once they are back, nothing."""
         if self._bits is None:
             if self._away:  # else the copy is that of an earlier step
                 torch._foreach_copy_(list(params), self._copy)
             self._away = False
             return
-        for p, mask, entries in zip(params, unpack(self._bits, params), self._entries, strict=False):
+        masks = unpack(self._bits, params) if self._entries else []
+        for p, mask, entries in zip(params, masks, self._entries, strict=False):
             p.masked_scatter_(mask, entries)
         self._entries = []
 

@@ -102,6 +102,11 @@ class SharpnessAware(Optimizer):
                 f"SharpnessAware got a {type(base).__name__} as base, expected an optimizer that steps from gradients "
                 f"alone: use torch.optim.SGD, Adam or the like"
             )
+        if problem is not None and not isinstance(problem, Problem):
+            raise TypeError(
+                f"SharpnessAware got a {type(problem).__name__} as problem, expected a Problem: "
+                f"Problem(model, loss, data), or model=model for a module"
+            )
         check_count("SharpnessAware", "epoch", epoch, optional=True)
         check_count("SharpnessAware", "total", total, optional=True)
         if epoch is None and problem is not None:

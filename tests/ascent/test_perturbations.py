@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sharpscope import Ball, Constant, Magnitude, Masked, Named, Probe, Warmup
 from sharpscope.ascent.perturbations import Metric, Perturbation
+from sharpscope.ascent.shift import Way
 from tests.conftest import devices, eps_tol
 
 NAMES = ["0.weight", "0.bias", "norm.weight"]
@@ -140,3 +141,11 @@ def test_metric_that_scales_nothing_is_refused() -> None:
     w, g, _ = setting()
     with pytest.raises(ValueError, match=r"Magnitude got the pattern '\*weight\*' that matches no.*model=model"):
         Ball(0.5, Magnitude(0.01))(g, Probe(w, ["0", "1", "2"]), {})
+
+
+def test_a_zero_gradient_in_mixed_precision() -> None:
+    w = [torch.ones(3), torch.ones(3, dtype=torch.float16)]
+    shift = Ball(0.1)([torch.zeros_like(x) for x in w], Probe(w, ["a", "b"]), {})
+    assert shift is not None
+    Way().go(w, shift)
+    assert all(bool((x == 1).all()) for x in w)

@@ -327,3 +327,32 @@ def test_errors_name_what_was_got_and_what_helps() -> None:
         Probe([w], ["w"], closure=no_backward).losses()
     with pytest.raises(ValueError, match=r"per-example gradients and got no problem.*problem=sharpscope\.Problem"):
         _ = Probe([w], ["w"], closure=no_backward).problem
+
+
+def test_wanted_parameters_that_the_loss_does_not_depend_on() -> None:
+    model = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+    def closure() -> Tensor:
+        loss: Tensor = model[0](torch.ones(4, 2)).square().mean()
+        torch.autograd.backward(loss)
+        return loss
+
+    names, params = zip(*model.named_parameters(), strict=True)
+    g = Probe(params, names, closure=closure).gradient(only=[False, False, True, True])
+    assert not any(bool(x.any()) for x in g[2:])
+    assert all(p.requires_grad for p in params)
+
+
+def test_undo_puts_the_weights_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C that comes just before the way back."""
+    case = CASES[0]
+    model = case.model()
+    probe = probe_of(case, model)
+    before = [p.detach().clone() for p in model.parameters()]
+    with monkeypatch.context() as patch:
+        patch.setattr(probe._way, "back", lambda _: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            probe.gradient_at(sphere(model))
+    assert not torch.equal(before[0], next(model.parameters()))
+    probe.undo()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -79,3 +79,13 @@ def test_refusals(scope: str, pattern: str, sparsity: float, text: str) -> None:
 def test_counts() -> None:
     assert [perturbed_count(0.9, n) for n in (10, 101, 85)] == [1, 10, 8]
     assert math.isclose(perturbed_count(0.95, 11_173_962), 558_698, abs_tol=1)
+
+
+@pytest.mark.parametrize("pattern", ["entries", "tensors", "2:4"])
+def test_a_nan_has_no_order(pattern: str) -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        choose([torch.tensor([[1.0, math.nan, 2.0, 3.0]])], 0.5, "global", pattern)
+
+
+def test_patterns_of_empty_tensors() -> None:
+    assert [m.shape for m in choose(scores_of((0, 4), (3, 0)), 0.5, "global", "2:4")] == [(0, 4), (3, 0)]

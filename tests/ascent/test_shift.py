@@ -64,3 +64,17 @@ def test_a_mask_keeps_only_its_entries() -> None:
     assert way._copy == []
     way.back(weights)
     assert way._entries == []
+
+
+@pytest.mark.parametrize("p", [None, 0.3])
+def test_back_twice_is_back_once(p: float | None) -> None:
+    """A Ctrl-C between the climb and the way back leaves it to whoever undoes the step."""
+    weights, way = tensors(1), Way()
+    way.back([])  # never away
+    way.go(weights, Shift(tensors(2), 0.1, None if p is None else bits_of(p)))
+    way.back(weights)
+    assert same(weights, tensors(1))
+    weights[0] += 1.0
+    moved = [w.clone() for w in weights]
+    way.back(weights)
+    assert same(weights, moved)
