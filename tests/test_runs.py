@@ -124,7 +124,7 @@ def test_bad_requests(tmp_path: Path, finished: Run) -> None:
 
 
 def test_a_run_that_fails_at_once_is_not_in_the_way(tmp_path: Path) -> None:
-    broken = replace(QUICK, settings=replace(QUICK.settings, rule="sgd()", lr=1e12))
+    broken = replace(QUICK, settings=replace(QUICK.settings, rule="sgd()", lr=1e12, batch_size=8))
     with pytest.raises(ArithmeticError, match="the training loss is"):
         train_run(broken, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -116,8 +116,8 @@ def make_folder(path: Path, config: dict[str, Any], provenance: Mapping[str, Any
             raise StoreError(f"{path}: got a file that exists, expected a new folder: choose another")
         if any(path.iterdir()):
             raise StoreError(
-                f"{path}: got a folder that is not empty, expected a new one: choose another, or go on with the run in it "
-                f"(open_run, --resume)"
+                f"{path}: got a folder that is not empty, expected a new one: choose another, or go on with the run "
+                f"in it (open_run, --resume)"
             )
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def test_create_refuses_what_is_there(tmp_path: Path) -> None:
     assert create_run(tmp_path / "empty", {"a": 1}).config == {"a": 1}
     assert create_run(tmp_path / "x" / "y", {}).config == {}
     with pytest.raises(
-        StoreError, match=r"empty: got a folder that is not empty, expected a new one: choose another, or open_run"
+        StoreError, match=r"empty: got a folder that is not empty, expected a new one: choose another, or go on with"
     ):
         create_run(tmp_path / "empty", {})
     (tmp_path / "hidden").mkdir()
