@@ -52,7 +52,7 @@ def top(scores: Tensor, count: int) -> Tensor:
         return torch.full((size,), count > 0, dtype=torch.bool, device=scores.device)
     threshold = _threshold(scores, count)
     chosen = scores > threshold
-    missing = count - int(chosen.sum())
+    missing = count - int(torch.count_nonzero(chosen))
     ties = torch.nonzero(scores == threshold).view(-1)[:missing]
     chosen[ties] = True
     return chosen
@@ -79,7 +79,7 @@ def _threshold(scores: Tensor, count: int) -> Tensor:
         low = sample[middle - margin] if middle >= margin else scores.min()
         high = sample[middle + margin] if middle + margin < len(sample) else scores.max()
         inside = scores[((scores >= low) & (scores <= high)).nonzero().view(-1)]
-        rank = count - int((scores > high).sum())
+        rank = count - int(torch.count_nonzero(scores > high))
         if 0 < rank <= len(inside):
             scores, size, count = inside, len(inside), rank
     return scores.sort().values[size - count]

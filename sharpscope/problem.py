@@ -226,9 +226,8 @@ class Problem:
                 found = per_example(values, batch.args, batch.kwargs, batch.targets)
         except (RuntimeError, ValueError):  # a model that vmap cannot follow: recurrent, with decisions on its values
             return self._squares_one_by_one(batch, weights)
-        flat = [found[name].flatten(1) if found[name].dim() > 1 else found[name][:, None] for name in self.names]
-        sums = [torch.einsum("bi,bi->i", f, f) for f in flat]  # no squared copy: half the traffic of square().sum(0)
-        return [total.view_as(w) for total, w in zip(sums, weights, strict=True)]
+        each = [found[name] for name in self.names]
+        return [(g.square_() if g.is_contiguous() else g.square()).sum(0) for g in each]  # an unused one is expanded
 
     def _squares_one_by_one(self, batch: Examples, weights: Vec) -> Vec:
         leaves = _leaves(weights)

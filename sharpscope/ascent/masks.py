@@ -52,7 +52,7 @@ class Mask(Piece):
             fresh = self.refresh(g, probe, memory)
             memory["bits"], memory["born"] = pack(fresh), probe.step
             memory["size"] = sum(part.numel() for part in fresh)
-            memory["ones"] = sum(int(part.sum()) for part in fresh)
+            memory["ones"] = sum(int(torch.count_nonzero(part)) for part in fresh)
         bits: Tensor = memory["bits"]
         return bits
 
@@ -65,8 +65,7 @@ class Mask(Piece):
         raise NotImplementedError
 
     def _due(self, probe: Probe, memory: dict[str, Any]) -> bool:
-        if memory.get("size") != sum(p.numel() for p in probe.params):
-            memory.clear()  # there is none yet, or it is of other trainable parameters
+        if "bits" not in memory:
             return True
         every = getattr(self, "every", 0)
         return bool(every) and probe.step - memory["born"] >= every
@@ -134,14 +133,13 @@ class Evolving(Mask):
         size = sum(p.numel() for p in probe.params)
         count = perturbed_count(self.sparsity, size)
         if "bits" not in memory:
-            return unflatten(top(flatten(Random()(g, probe)), count), probe.params)
+            return choose(Random()(g, probe), self.sparsity, "global", "entries")
         old = flatten(unpack(memory["bits"], probe.params))
         moves = math.floor(probe.value(self.drop) * (1.0 - self.sparsity) * size + 1e-9)  # 0.1 * 100 is 9.999...
         moves = min(moves, size - count, count)
-        worth = _sortable(flatten(probe.average(self.drop_by(g, probe))))
-        worth = -worth if self.drop_largest else worth
-        kept = _top_among(old, worth, count - moves)
-        grown = _top_among(~old, _sortable(flatten(probe.average(self.grow_by(g, probe)))), moves)
+        worth = _flat_copy(probe.average(self.drop_by(g, probe)))
+        kept = _top_among(old, worth.neg_() if self.drop_largest else worth, count - moves)
+        grown = _top_among(~old, _flat_copy(probe.average(self.grow_by(g, probe))), moves)
         return unflatten(kept | grown, probe.params)
 
 
@@ -157,8 +155,7 @@ class RandomMask(Mask):
         _check_every("RandomMask", self.every)
 
     def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
-        scores = flatten(Random()(g, probe))
-        return unflatten(top(scores, perturbed_count(self.sparsity, scores.numel())), probe.params)
+        return choose(Random()(g, probe), self.sparsity, "global", "entries")
 
 
 @dataclass(frozen=True, repr=False)
@@ -227,6 +224,13 @@ def _sortable(scores: Tensor) -> Tensor:
     return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
+def _flat_copy(scores: Vec) -> Tensor:
+    return flatten([_sortable(x) for x in scores])
+
+
 def _top_among(allowed: Tensor, scores: Tensor, count: int) -> Tensor:
-    """Exactly ``count`` ones at the largest scores among the allowed entries; ties go to the lower index."""
-    return top(torch.where(allowed, scores, scores.new_tensor(-math.inf)), count) & allowed
+    """Exactly ``count`` ones at the largest scores among the allowed entries; ties go to the lower index.
+
+    Uses ``scores`` up: at 11 M entries a fresh tensor costs more than the choice.
+    """
+    return top(scores.masked_fill_(~allowed, -math.inf), count).logical_and_(allowed)

@@ -31,7 +31,7 @@ __all__ = ["SharpnessAware"]
 _VERSION = 1
 _KEPT = (
     "defaults", "base", "rule", "problem", "seed", "model", "memory", "steps", "passes", "sync", "scaler", "clip",
-    "parallel", "_way",
+    "parallel", "trained", "_way",
 )  # fmt: skip
 
 
@@ -130,6 +130,7 @@ class SharpnessAware(Optimizer):
             )
         self._way = Way()
         self.memory: Memory = {}
+        self.trained: list[int] = []
         self.steps = 0
         self.passes = 0.0
         state, groups = base.state, base.param_groups
@@ -174,6 +175,9 @@ class SharpnessAware(Optimizer):
                 "the loss: optimizer.step(closure), as with torch.optim.LBFGS"
             )
         params = self.params
+        trainable = self._trainable()
+        if trainable != self.trained:  # what a rule remembers is of other parameters
+            self.memory, self.trained = {}, trainable
         if not params:
             raise ValueError("step() got no parameter that requires a gradient, expected at least one: unfreeze one")
         probe = Probe(
@@ -228,7 +232,7 @@ class SharpnessAware(Optimizer):
     def masks(self) -> dict[str, Tensor]:
         """The mask in force by parameter name, boolean; empty for a rule without a mask or before the first step."""
         bits = _find_bits(self.memory)
-        if bits is None:
+        if bits is None or self.trained != self._trainable():
             return {}
         params = self.params
         return dict(zip(self._names(params), unpack(bits, params), strict=True))
@@ -289,12 +293,12 @@ class SharpnessAware(Optimizer):
             )
         if own["shapes"] != self._shapes():
             raise ValueError(
-                f"load_state_dict got parameters of the shapes {_brief(own['shapes'])}, expected "
+                f"load_state_dict got trainable parameters (place:shape) {_brief(own['shapes'])}, expected "
                 f"{_brief(self._shapes())}: build the model that was saved, with the same parameters trainable"
             )
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "sharpscope"})
         self.seed, self.steps, self.passes = int(own["seed"]), int(own["steps"]), float(own["passes"])
-        self.memory = _copied(own["memory"], self.params[0].device)
+        self.memory, self.trained = _copied(own["memory"], self.params[0].device), self._trainable()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -319,8 +323,13 @@ class SharpnessAware(Optimizer):
             known.update({id(p): name for name, p in bare.named_parameters()})
         return tuple(known.get(id(p), str(index)) for index, p in enumerate(params))
 
+    def _trainable(self) -> list[int]:
+        flags = [p.requires_grad for group in self.param_groups for p in group["params"]]
+        return [place for place, flag in enumerate(flags) if flag]
+
     def _shapes(self) -> str:
-        return " ".join("x".join(map(str, p.shape)) or "1" for p in self.params)
+        shapes = ("x".join(map(str, p.shape)) or "1" for p in self.params)
+        return " ".join(f"{place}:{shape}" for place, shape in zip(self._trainable(), shapes, strict=True))
 
     def _check_place(self) -> None:
         devices = sorted({str(p.device) for p in self.params})

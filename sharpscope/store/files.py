@@ -5,7 +5,8 @@ one step of the operating system; then the folder is flushed.  A process killed 
 new file, or a temporary file that every reader ignores.
 
 HDF5 writes through ``_Sink``, a Python file object, because HDF5 cannot close a file whose writing failed.  The sink
-keeps the first error and lets HDF5 finish; the error is raised when HDF5 is done.
+keeps the first error and lets HDF5 finish; the error is raised when HDF5 is done.  A Ctrl-C waits for the file to be
+finished, because an exception that is raised inside a callback of HDF5 is lost.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -42,12 +47,13 @@ def write_file(path: Path, fill: Callable[[h5py.File], None], replace: bool) -> 
         raise _exists(path)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{_host()}-{secrets.token_hex(4)}"
     try:
-        try:
-            _fill(temporary, fill)
-            _publish(temporary, path, replace)
-        finally:
-            temporary.unlink(missing_ok=True)
-        fsync_folder(path.parent)
+        with _interrupts_held():
+            try:
+                _fill(temporary, fill)
+                _publish(temporary, path, replace)
+            finally:
+                temporary.unlink(missing_ok=True)
+            fsync_folder(path.parent)
     except OSError as error:
         said = os.strerror(error.errno) if error.errno else str(error)
         raise StoreError(
@@ -88,6 +94,23 @@ def sweep(folder: Path) -> list[Path]:
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Inside, a Ctrl-C waits; it is delivered at the end.  Other threads than the main one never see any."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    waiting: list[tuple[Any, ...]] = []
+    signal.signal(signal.SIGINT, lambda *seen: waiting.append(seen))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[-1])
 
 
 def _fill(temporary: Path, fill: Callable[[h5py.File], None]) -> None:

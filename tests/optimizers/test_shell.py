@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpscope import Batch, Problem, SharpnessAware, looksam, parse, rst, sam, sgd, ssam_d, ssam_f
-from sharpscope.optimizers.rules import Rule
+from sharpscope.optimizers.rules import Reuse, Rule
 from tests.problems import CONV, DROPOUT, METHODS, MLP, RULES, Case
 
 STEPS = 7
@@ -166,7 +166,7 @@ def test_other_states_are_refused() -> None:
         SharpnessAware(torch.optim.Adam(MLP.model().parameters()), sam(0.1)),
     )
     refused(
-        r"got parameters of the shapes 7x5 7 6x7 6 3x6 3, expected 4x1x3x3 4 4 3x36 3: build the model that was saved",
+        r"trainable parameters \(place:shape\) 0:7x5 1:7 2:6x7 3:6 4:3x6 5:3, expected 0:4x1x3x3 1:4 2:4 3:3x36 4:3: ",
         state,
         optimizer_of(CONV, CONV.model(), sam(0.1)),
     )
@@ -499,6 +499,30 @@ def test_parameters_may_change_between_steps() -> None:
     assert optimizer.passes == 6.0
     run(MLP, model, masked, 1, 2)
     assert sum(int(mask.sum()) for mask in masked.masks().values()) == round(0.5 * 111)
+
+
+def test_what_belongs_to_other_parameters_of_the_same_shapes_is_not_used() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].requires_grad_(False)
+    x, y = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+    closure = Batch(model, nn.functional.cross_entropy, x, y)
+
+    def optimizer() -> SharpnessAware:
+        base = torch.optim.SGD(model.parameters(), lr=0.0)
+        return SharpnessAware(base, Reuse(ssam_d(0.1, 0.5, every=9), every=3), epoch=5, total=9, model=model)
+
+    moved, fresh = optimizer(), optimizer()
+    moved.step(closure)
+    saved = moved.state_dict()
+    model[0].requires_grad_(False)
+    model[1].requires_grad_(True)
+    assert moved.masks() == {}
+    moved.step(closure)
+    assert moved.masks().keys() == {"1.weight", "1.bias"}
+    assert moved.passes == 4.0  # a climb anew
+    expected = r"got trainable parameters \(place:shape\) 0:3x3 1:3, expected 2:3x3 3:3: build"
+    with pytest.raises(ValueError, match=expected):
+        fresh.load_state_dict(saved)
 
 
 # masks, names, passes
