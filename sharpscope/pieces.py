@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar
 
 __all__ = ["Piece", "check_count", "check_piece", "check_range", "off", "resolve"]
@@ -61,20 +62,39 @@ def resolve(piece: P, epoch: int | None, total: int | None) -> P:
 
     ``epoch`` and ``total`` are in optimizer steps.  Raises ValueError when a piece needs one that is not known.
     """
-    known = {"every": ("epoch", epoch), "total": ("total", total)}
+    lacking = dict.fromkeys(_lacking(piece, {"every": epoch, "total": total}))
+    if lacking:
+        raise ValueError(
+            f"the rule got {' and '.join(f'{name}=None' for name in lacking)}, expected "
+            f"{' and '.join(_STEPS[name][1] for name in lacking)}: give {' and '.join(lacking)} in the rule, or tell "
+            f"the optimizer: SharpnessAware(base, rule, {', '.join(_STEPS[name][0] + '=STEPS' for name in lacking)})"
+        )
+    return _filled(piece, {"every": epoch, "total": total})
+
+
+_STEPS = {
+    "every": ("epoch", "the optimizer steps of an epoch"),
+    "total": ("total", "the optimizer steps of the whole training"),
+}
+
+
+def _lacking(piece: Piece, known: dict[str, int | None]) -> Iterator[str]:
+    for field in dataclasses.fields(piece):
+        value = getattr(piece, field.name)
+        if isinstance(value, Piece):
+            yield from _lacking(value, known)
+        elif value is None and field.name in known and known[field.name] is None:
+            yield field.name
+
+
+def _filled(piece: P, known: dict[str, int | None]) -> P:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(piece):
         value = getattr(piece, field.name)
         if isinstance(value, Piece):
-            changes[field.name] = resolve(value, epoch, total)
+            changes[field.name] = _filled(value, known)
         elif value is None and field.name in known:
-            argument, steps = known[field.name]
-            if steps is None:
-                raise ValueError(
-                    f"{type(piece).__name__} got {field.name}=None, expected a number of steps: give {field.name}= in "
-                    f"the rule, or tell the optimizer: SharpnessAware(base, rule, {argument}=STEPS)"
-                )
-            changes[field.name] = steps
+            changes[field.name] = known[field.name]
     return dataclasses.replace(piece, **changes) if changes else piece
 
 

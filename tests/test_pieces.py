@@ -70,11 +70,19 @@ def test_resolve_fills_in_at_any_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epoch", "total", "text"), [(None, 5, "Inner got every=None"), (5, None, "Outer got total=None")]
+    ("epoch", "total", "text"),
+    [
+        (
+            None,
+            5,
+            "got every=None, expected the optimizer steps of an epoch: give every in .*, epoch=STEPS)",
+        ),
+        (5, None, "got total=None, expected the optimizer steps of the whole training: .*, rule, total=STEPS)"),
+        (None, None, "got every=None and total=None, expected .* and .*: give .*, rule, epoch=STEPS, total=STEPS)"),
+    ],
 )
-def test_resolve_says_what_is_missing(epoch: Any, total: Any, text: str) -> None:
-    word = "epoch" if epoch is None else "total"
-    with pytest.raises(ValueError, match=rf"{text}, expected a number of steps: .*SharpnessAware\(base, rule, {word}="):
+def test_resolve_says_all_that_is_missing(epoch: Any, total: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text.replace("(", r"\(").replace(")", r"\)")):
         resolve(Outer(Inner(0.1)), epoch, total)
 
 

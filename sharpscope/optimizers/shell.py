@@ -112,12 +112,14 @@ class SharpnessAware(Optimizer):
         if epoch is None and problem is not None:
             epoch = problem.epoch
         self.base = base
-        self.rule = resolve(_as_rule(rule), epoch, total)
-        if problem is None and any(getattr(piece, "needs_problem", False) for piece in _pieces(self.rule)):
+        rule = _as_rule(rule)
+        if problem is None and any(getattr(piece, "needs_problem", False) for piece in _pieces(rule)):
             raise ValueError(
-                f"{self.rule!r} asks for per-example gradients and got no problem, expected the data it trains on: "
-                f"SharpnessAware(base, rule, problem=sharpscope.Problem(model, loss, data))"
+                f"{rule!r} asks for per-example gradients and got no problem, expected the data it trains on: "
+                f"SharpnessAware(base, rule, problem=sharpscope.Problem(model, loss, data)), with a DataLoader as data "
+                f"for epoch to be known too"
             )
+        self.rule = resolve(rule, epoch, total)
         if clip is not None and not clip > 0:
             raise ValueError(f"SharpnessAware got clip={clip!r}, expected a positive number or None: change clip")
         self.problem, self.seed, self.model = problem, int(seed), model

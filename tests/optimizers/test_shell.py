@@ -607,8 +607,8 @@ def test_closures_that_do_not_keep_the_contract() -> None:
         (lambda m: optimizer_of(MLP, m, sam(), epoch=0), r"SharpnessAware got epoch=0, expected a whole number >= 1"),
         (lambda m: optimizer_of(MLP, m, sam(), total=1.5), r"SharpnessAware got total=1\.5, expected a whole"),
         (lambda m: optimizer_of(MLP, m, ssam_f(every=1), problem=None), r"per-example gradients and got no problem"),
-        (lambda m: optimizer_of(MLP, m, ssam_f(), epoch=None), r"Top got every=None, expected a number.*epoch="),
-        (lambda m: optimizer_of(MLP, m, ssam_d(every=2), total=None), r"Decay got total=None, expected.*total="),
+        (lambda m: optimizer_of(MLP, m, ssam_f(), epoch=None), r"got every=None, expected the optimizer steps.*epoch="),
+        (lambda m: optimizer_of(MLP, m, ssam_d(every=2), total=None), r"got total=None, expected.*total="),
     ],
 )
 def test_bad_arguments_are_named(make: Any, text: str) -> None:
