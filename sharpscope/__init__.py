@@ -12,7 +12,7 @@ from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTensors, Top
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
 from sharpscope.ascent.probe import Probe
-from sharpscope.ascent.scores import Fisher
+from sharpscope.ascent.scores import Fisher, Gradient, Random, Weight
 from sharpscope.history import History
 from sharpscope.operators import Operator, hessian
 from sharpscope.optimizers.names import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
@@ -87,15 +87,18 @@ __all__ = [
     "Ball",
     "Evolving",
     "Fisher",
+    "Gradient",
     "Magnitude",
     "Mask",
     "Masked",
     "Named",
     "Perturbation",
     "Probe",
+    "Random",
     "RandomMask",
     "RandomTensors",
     "Top",
+    "Weight",
     # schedules
     "Constant",
     "Cosine",

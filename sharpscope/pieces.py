@@ -105,6 +105,7 @@ def check_range(
     low: float,
     high: float = math.inf,
     *,
+    open_low: bool = False,
     open_high: bool = False,
     schedule: bool = False,
 ) -> None:
@@ -112,12 +113,17 @@ def check_range(
     if schedule and isinstance(value, Piece) and value.varies:
         return
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if number and math.isfinite(value) and low <= value and (value < high if open_high else value <= high):
+    if (
+        number
+        and math.isfinite(value)
+        and (low < value if open_low else low <= value)
+        and (value < high if open_high else value <= high)
+    ):
         return
     if high == math.inf:
         expected = f"a finite number >= {low:g}"
     else:
-        expected = f"a number in [{low:g}, {high:g}{')' if open_high else ']'}"
+        expected = f"a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
     raise ValueError(f"{owner} got {name}={value!r}, expected {expected}: change {name}")
 
 
@@ -134,7 +140,7 @@ def check_piece(owner: str, name: str, value: Any, kind: type[Piece]) -> None:
     """Raise TypeError unless ``value`` is a piece of the kind that the place needs."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        known = sorted(found.__name__ for found in kind.__subclasses__()) or [kind.__name__]
         raise TypeError(
-            f"{owner} got {name}={value!r}, expected {article} {kind.__name__.lower()}: "
-            f"see `help(sharpscope)` for those there are"
+            f"{owner} got {name}={value!r}, expected {article} {kind.__name__.lower()}: use one of {', '.join(known)}"
         )

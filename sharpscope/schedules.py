@@ -183,9 +183,10 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Proportional(Schedule):
-    """low + (high - low) (lr - lr_low) / (lr_high - lr_low): rho that follows the learning rate (GSAM, Zhuang et al.
+    """low + (high - low) (lr - lr_low) / (lr_high - lr_low): rho that follows the learning rate.
 
-    2022).
+    Source: GSAM, Zhuang et al. 2022.  Departure: a learning rate outside [lr_low, lr_high], as in a warm-up from 0,
+    counts as the nearer end, because the formula as it stands makes rho negative there.
     """
 
     low: float
@@ -203,13 +204,20 @@ class Proportional(Schedule):
     def __call__(self, step: int, lr: float | None = None) -> float:
         if lr is None:
             raise ValueError("Proportional got no learning rate, expected an optimizer to follow: use it inside a rule")
-        return self.low + (self.high - self.low) * (lr - self.lr_low) / (self.lr_high - self.lr_low)
+        share = (lr - self.lr_low) / (self.lr_high - self.lr_low)
+        return self.low + (self.high - self.low) * min(max(share, 0.0), 1.0)
 
 
 def delta_eta(p: Number, steps: int) -> float:
     """Expected extra forward-backward pairs per step of RST, (1/T) sum_t p(t) (Zhao et al. 2023, eq. 4).
 
+    Raises ValueError for a p that leaves [0, 1].
+
     Example: ``delta_eta(Linear(0.0, 1.0, total=100), 100)`` is 0.5.
     """
     check_count("delta_eta", "steps", steps)
-    return math.fsum(value_at(p, step) for step in range(steps)) / steps
+    check_range("delta_eta", "p", p, 0, 1, schedule=True)
+    values = [value_at(p, step) for step in range(steps)]
+    for value in (min(values), max(values)):
+        check_range(f"delta_eta of {p!r}", "p", value, 0, 1)
+    return math.fsum(values) / steps

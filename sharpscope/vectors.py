@@ -48,7 +48,8 @@ def norm(a: Sequence[Tensor]) -> Tensor:
     """
     if not a:
         return torch.zeros(())
-    dtype = torch.float64 if a[0].device.type == "cuda" or a[0].dtype == torch.float64 else torch.float32
+    wide = a[0].device.type == "cuda" or any(x.dtype == torch.float64 for x in a)
+    dtype = torch.float64 if wide else torch.float32
     total = _norm(a, dtype)
     if a[0].device.type == "cpu" and dtype == torch.float32 and not 1e-15 < float(total) < 1e18:
         total = _norm(a, torch.float64)

@@ -127,9 +127,9 @@ def test_counts(value: Any) -> None:
 
 def test_kinds() -> None:
     check_piece("Outer", "inner", Inner(1.0), Piece)
-    with pytest.raises(TypeError, match="Outer got inner=3, expected an inner: see"):
+    with pytest.raises(TypeError, match="Outer got inner=3, expected an inner: use one of Inner"):
         check_piece("Outer", "inner", 3, Inner)
-    with pytest.raises(TypeError, match=r"Outer got kind=Inner\(1.0\), expected a bare: see"):
+    with pytest.raises(TypeError, match=r"Outer got kind=Inner\(1.0\), expected a bare: use one of Bare"):
         check_piece("Outer", "kind", Inner(1.0), Bare)
 
 

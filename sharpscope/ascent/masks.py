@@ -80,7 +80,8 @@ class Top(Mask):
     ``scope`` is "global", one choice over all parameters, or "layer", the same share of each.  ``pattern`` is
     "entries"; or "tensors", whole tensors by their mean score until round((1 - s) d) entries are reached or passed (Mi
     et al. 2023, the structured masks of the follow-up code); or "n:m", the n largest of every m neighbours along the
-    input dimension (dim 1), of convolutions too, with tensors of one dim perturbed whole and ``sparsity`` = 1 - n / m.
+    input dimension (dim 1), of convolutions too, with tensors of one dim perturbed whole and ``sparsity`` = 1 - n / m;
+    the last group of a width that m does not divide is smaller and may be kept whole.
     """
 
     score: Score = Fisher()
@@ -112,6 +113,10 @@ class Evolving(Mask):
     ``drop_by`` score are dropped (|g| at w: the flattest) and N zeros with the largest ``grow_by`` score grow,
     just-dropped entries excepted, so the number of ones never changes.  (The authors' code clamps the growth but not
     the drop, which lets the density fall; the paper's Algorithm 2 would let a dropped entry grow again at once.)
+
+    The ablations of the paper's Table 7: ``drop_largest=True`` drops the sharpest, ``drop_by=Random()`` drops at
+    random, ``drop_by=Weight()`` by magnitude, ``grow_by=Gradient()`` grows the largest |g|; ``RandomMask`` the random
+    mask.
     """
 
     sparsity: float = 0.5
@@ -135,7 +140,8 @@ class Evolving(Mask):
         if "bits" not in memory:
             return choose(Random()(g, probe), self.sparsity, "global", "entries")
         old = flatten(unpack(memory["bits"], probe.params))
-        moves = math.floor(probe.value(self.drop) * (1.0 - self.sparsity) * size + 1e-9)  # 0.1 * 100 is 9.999...
+        rate = probe.value(self.drop, "Evolving got drop", 0.0, 1.0)
+        moves = math.floor(rate * (1.0 - self.sparsity) * size + 1e-9)  # 0.1 * 100 is 9.999...
         moves = min(moves, size - count, count)
         worth = _flat_copy(probe.average(self.drop_by(g, probe)))
         kept = _top_among(old, worth.neg_() if self.drop_largest else worth, count - moves)
@@ -179,9 +185,9 @@ class RandomTensors(Mask):
 
 @dataclass(frozen=True, repr=False)
 class Named(Mask):
-    """All entries of the parameters whose name matches a pattern, e.g. ``Named("*norm*")`` (SAM-ON, Mueller et al.
+    """All entries of the parameters whose name matches a pattern, e.g. ``Named("*norm*")``.
 
-    2023).
+    Source: SAM-ON, Mueller et al. 2023, which perturbs the norm layers alone.
     """
 
     pattern: str

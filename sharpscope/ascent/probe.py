@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -57,7 +58,7 @@ class Probe:
     def __init__(
         self,
         params: Sequence[Tensor],
-        names: Sequence[str] | Callable[[], Sequence[str]],
+        names: Sequence[str] | Callable[[list[nn.Module]], Sequence[str]],
         *,
         closure: Closure | None = None,
         step: int = 0,
@@ -78,7 +79,7 @@ class Probe:
         self.used = [False] * len(self.params)  # which parameters had a gradient in any pass
         self._problem = problem
         self._closure = closure
-        self._modules = list(modules)
+        self.modules = list(modules)
         self._way = Way() if way is None else way
         self._scaled, self._quiet, self._share = scaled, quiet, share
         self._coins = 0
@@ -88,8 +89,11 @@ class Probe:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters' names, in their order; most rules never ask."""
-        return tuple(self._names() if callable(self._names) else self._names)
+        """The parameters' names, in their order; most rules never ask.
+
+        Where nothing else tells them, the module that the first pass called does.
+        """
+        return tuple(self._names(self.modules) if callable(self._names) else self._names)
 
     @property
     def problem(self) -> Problem:
@@ -101,9 +105,14 @@ class Probe:
             )
         return self._problem
 
-    def value(self, number: Number) -> float:
-        """A number or schedule at this step."""
-        return value_at(number, self.step, self.lr)
+    def value(self, number: Number, what: str = "a schedule got value", low: float = -inf, high: float = inf) -> float:
+        """A number or schedule at this step.  Raises ValueError where a schedule leaves the range of what it is."""
+        found = value_at(number, self.step, self.lr)
+        if not low <= found <= high:
+            raise ValueError(
+                f"{what}={found!r} at step {self.step}, expected a number in [{low:g}, {high:g}]: change {number!r}"
+            )
+        return found
 
     def coin(self, p: float) -> bool:
         """True with probability p; a function of (seed, step) alone, so ranks agree and resumed runs agree.
@@ -171,6 +180,12 @@ class Probe:
         found: Tensor = self._replayed(closure.losses)
         return found
 
+    def leave(self) -> None:
+        """Mark a gradient that the step leaves behind, so that the next step knows it from a user's own."""
+        left = next((p.grad for p in self.params if p.grad is not None), None)
+        if left is not None:
+            left._left_by_step = left._version  # type: ignore[attr-defined]
+
     def average(self, vector: Vec) -> Vec:
         """The mean over ranks, where ranks train together: what a mask is made of must not differ between them."""
         return vector if self._share is None else mean_over_ranks(vector)
@@ -182,6 +197,8 @@ class Probe:
 
     def undo(self) -> None:
         """Put weights, buffers and random states back to where they were before the step, for a step that fails."""
+        for p in self.params:
+            p.grad = None  # half of a pass is in them
         self._way.back([p.detach() for p in self.params])  # a Ctrl-C may have come just before it
         for buffers in self._before:
             buffers.restore()
@@ -206,7 +223,7 @@ class Probe:
         with self._quiet():
             if self._start is None:
                 self._start = _random_states(self.params)
-                with _Listener(self._modules, self._before):
+                with _Listener(self.modules, self._before):
                     found = self._pass(rows)
             else:
                 found = self._replayed(lambda: self._pass(rows))
@@ -215,9 +232,10 @@ class Probe:
     def _pass(self, rows: Tensor | None) -> Vec:
         if self._closure is None:
             raise TypeError("the probe got no closure, expected one that evaluates the batch: pass it to step()")
+        watched = None if self.passes else self._accumulated()
         for p in self.params:
             p.grad = None
-        loss = self._closure() if rows is None else self._rows_closure()(rows)
+        loss = self._evaluated(rows) if watched is None else self._evaluated_watching(rows, watched)
         if loss is None:
             raise TypeError("the closure returned None, expected the loss: end it with `return loss`")
         if self.loss is None:
@@ -234,11 +252,32 @@ class Probe:
             p.grad = None
         return [torch.zeros_like(p) if g is None else _dense(g) for p, g in zip(self.params, found, strict=True)]
 
+    def _evaluated(self, rows: Tensor | None) -> Any:
+        return self._closure() if rows is None and self._closure else self._rows_closure()(rows)
+
+    def _accumulated(self) -> Tensor | None:
+        """A parameter that has a gradient which is not what the last step left there."""
+        p = next((p for p in self.params if p.grad is not None and p.grad.numel()), None)
+        if p is None or p.grad is None or p.grad.is_sparse:
+            return None
+        return None if getattr(p.grad, "_left_by_step", None) == p.grad._version else p
+
+    def _evaluated_watching(self, rows: Tensor | None, p: Tensor) -> Any:
+        """Raises ValueError for a closure that does not clear a gradient that was there before."""
+        mark = p.grad = torch.full_like(p, torch.nan)
+        loss = self._evaluated(rows)
+        if p.grad is mark and bool(torch.isnan(mark).all()):
+            raise ValueError(
+                "step() got gradients from before it that the closure does not clear, expected a closure that runs the "
+                "whole batch: clear them in it, and accumulate micro-batches inside it, since the climb needs them all"
+            )
+        return loss
+
     def _replayed(self, ask: Callable[[], Any]) -> Any:
         """Ask with the random numbers of the first pass, and leave buffers and random states as they are now."""
         if self._start is None:
             return ask()
-        buffers = _Buffers(self._modules)
+        buffers = _Buffers(self.modules)
         now = _random_states(self.params)
         try:
             _set_random_states(self.params, self._start)

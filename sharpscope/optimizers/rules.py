@@ -44,15 +44,15 @@ class Plain(Rule):
 
 @dataclass(frozen=True, repr=False)
 class Sharpest(Piece):
-    """Select the ``fraction`` of the batch whose loss rises most from w to w + eps (ESAM, Du et al.
+    """Select the ``fraction`` of the batch whose loss rises most from w to w + eps.
 
-    2022, section 3.2).
+    Source: ESAM, Du et al. 2022, section 3.2.
     """
 
     fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        check_range("Sharpest", "fraction", self.fraction, 0, 1)
+        check_range("Sharpest", "fraction", self.fraction, 0, 1, open_low=True)
 
     def __call__(self, before: Tensor, after: Tensor) -> Tensor:
         """Indices of the selected rows, in ascending order; at least one."""
@@ -76,7 +76,7 @@ class Ascend(Rule):
     rows: float = off(1.0)
 
     def __post_init__(self) -> None:
-        check_range("Ascend", "rows", self.rows, 0, 1)
+        check_range("Ascend", "rows", self.rows, 0, 1, open_low=True)
         check_piece("Ascend", "perturbation", self.perturbation, Perturbation)
         if self.select is not None:
             check_piece("Ascend", "select", self.select, Sharpest)
@@ -103,7 +103,7 @@ class Blend(Rule):
         check_range("Blend", "weight", self.weight, 0, schedule=True)
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
-        weight = probe.value(self.weight)
+        weight = probe.value(self.weight, "Blend got weight", 0.0)
         if weight == 0.0:
             return probe.gradient()
         if weight == 1.0:
@@ -125,7 +125,7 @@ class Surrogate(Rule):
         check_range("Surrogate", "alpha", self.alpha, 0, schedule=True)
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
-        alpha = probe.value(self.alpha)
+        alpha = probe.value(self.alpha, "Surrogate got alpha", 0.0)
         g = probe.gradient()
         d = self.rule(probe, memory.setdefault("rule", {}))
         return d if d is g or not alpha else add(d, reject(g, onto=d), alpha=-alpha)
@@ -158,7 +158,7 @@ class Reuse(Rule):
         memory["calls"] = calls + 1
         if calls % self.every and "kept" in memory:
             g = probe.gradient()
-            alpha = probe.value(self.alpha)
+            alpha = probe.value(self.alpha, "Reuse got alpha", 0.0)
             parts = [
                 self._follow(a, b, alpha) for a, b in zip(self._split(g), self._split(memory["kept"]), strict=True)
             ]
@@ -198,6 +198,6 @@ class Sometimes(Rule):
         check_range("Sometimes", "p", self.p, 0, 1, schedule=True)
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
-        if probe.coin(probe.value(self.p)):
+        if probe.coin(probe.value(self.p, "Sometimes got p", 0.0, 1.0)):
             return self.rule(probe, memory.setdefault("rule", {}))
         return probe.gradient()

@@ -8,7 +8,8 @@ schedulers, checkpoints and hooks see one optimizer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.probe import Overflow, Probe
 from sharpscope.ascent.shift import Way
 from sharpscope.bits import unpack
 from sharpscope.distributed import mean_over_ranks
+from sharpscope.optimizers.arguments import as_rule, check_arguments, check_base, check_parameters, pieces
 from sharpscope.optimizers.rules import Memory, Rule
-from sharpscope.optimizers.text import parse
-from sharpscope.pieces import Piece, check_count, resolve
+from sharpscope.pieces import resolve
 from sharpscope.problem import Problem
 from sharpscope.vectors import Vec, norm
 
@@ -48,19 +50,25 @@ class SharpnessAware(Optimizer):
             made from a DataLoader.
         total: optimizer steps of the whole training, the horizon of schedules with ``total=None``.
         model: the module that the closure calls; names its parameters in ``masks()`` and has its buffers guarded.
-            Without it names come from the problem or from ``named_parameters`` given to ``base``, and the modules are
-            found by watching the first pass (torch warns of that for a compiled model: give it here).  Under
-            DistributedDataParallel, the wrapped module: passes then run without its synchronisation, and one collective
-            per step averages what the ranks found.
+            Without it names come from the problem, from ``named_parameters`` given to ``base``, or from the one module
+            that the closure calls, and the modules are found by watching the first pass (torch warns of that for a
+            compiled model: give it here).  Under DistributedDataParallel, the wrapped module: passes then run without
+            its synchronisation, and one collective per step averages what the ranks found.
         sync: under DistributedDataParallel, whether ranks climb along one global gradient, as one process on the joint
             batch would (True, one collective per pass), or each along that of its own batch (False, m-sharpness).
-        scaler: the ``torch.amp.GradScaler`` by which the closure scales its loss.  The climb needs no unscaling; the
-            direction is unscaled and checked before ``base`` steps, and a step that overflows is skipped.  Call
-            ``scaler.update()`` after ``step``.
+            Rules that select examples select among each rank's own.
+        scaler: the ``torch.amp.GradScaler`` by which the closure scales its loss; without it a scaled loss would be
+            descended as it is.  The climb needs no unscaling; the direction is unscaled and checked before ``base``
+            steps, and a step that overflows is skipped.  Call ``scaler.update()`` after ``step``.
         clip: largest norm of the final direction, after unscaling; None for no clipping.
 
     ``step(closure)`` takes the closure that ``torch.optim.LBFGS`` takes: it clears the gradients, runs forward and
-    backward and returns the loss.  The rule decides how often it runs; ``passes`` counts.
+    backward and returns the loss.  The rule decides how often it runs.  Micro-batches are accumulated inside it, since
+    every pass needs them all; gradients that wait from before the step and that it does not clear are refused.
+
+    Attributes: ``rule`` with ``every`` and ``total`` filled in; ``base``; ``seed``; ``steps`` taken; ``passes``, the
+    forward-backward pairs over the batch so far (a pass over some of its rows counts as their share, a forward pass
+    alone as a third; the per-example gradients of a Fisher mask are not counted).
 
     Raises TypeError or ValueError (got, expected, remedy) for a base that is no optimizer, a rule that is none, and a
     rule that needs a problem, ``epoch`` or ``total`` that is not given.
@@ -92,44 +100,23 @@ class SharpnessAware(Optimizer):
         scaler: torch.amp.GradScaler | None = None,
         clip: float | None = None,
     ) -> None:
-        if not isinstance(base, Optimizer):
-            raise TypeError(
-                f"SharpnessAware got a {type(base).__name__} as base, expected a torch optimizer: "
-                f"SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), rule)"
-            )
-        if isinstance(base, (torch.optim.LBFGS, SharpnessAware)):
-            raise TypeError(
-                f"SharpnessAware got a {type(base).__name__} as base, expected an optimizer that steps from gradients "
-                f"alone: use torch.optim.SGD, Adam or the like"
-            )
-        if problem is not None and not isinstance(problem, Problem):
-            raise TypeError(
-                f"SharpnessAware got a {type(problem).__name__} as problem, expected a Problem: "
-                f"Problem(model, loss, data), or model=model for a module"
-            )
-        check_count("SharpnessAware", "epoch", epoch, optional=True)
-        check_count("SharpnessAware", "total", total, optional=True)
-        if epoch is None and problem is not None:
-            epoch = problem.epoch
-        self.base = base
-        rule = _as_rule(rule)
-        if problem is None and any(getattr(piece, "needs_problem", False) for piece in _pieces(rule)):
+        check_base(base, SharpnessAware)
+        check_arguments(problem, seed, epoch, total, model, sync, scaler, clip)
+        check_parameters(base.param_groups, model)
+        rule = as_rule(rule)
+        if problem is None and any(getattr(piece, "needs_problem", False) for piece in pieces(rule)):
             raise ValueError(
                 f"{rule!r} asks for per-example gradients and got no problem, expected the data it trains on: "
                 f"SharpnessAware(base, rule, problem=sharpscope.Problem(model, loss, data)), with a DataLoader as data "
                 f"for epoch to be known too"
             )
-        self.rule = resolve(rule, epoch, total)
-        if clip is not None and not clip > 0:
-            raise ValueError(f"SharpnessAware got clip={clip!r}, expected a positive number or None: change clip")
-        self.problem, self.seed, self.model = problem, int(seed), model
+        if epoch is None and problem is not None:
+            epoch = problem.epoch
+        self.base, self.rule = base, resolve(rule, epoch, total)
+        self.problem, self.seed, self.model = problem, seed, model
         self.sync, self.scaler, self.clip = bool(sync), scaler, clip
         self.parallel = isinstance(model, DistributedDataParallel)
-        if sync and not self.parallel:
-            raise ValueError(
-                "SharpnessAware got sync=True without a DistributedDataParallel model, expected one: "
-                "SharpnessAware(base, rule, model=ddp_model, sync=True)"
-            )
+        self._called: list[nn.Module] = []  # the modules that the last closure called
         self._way = Way()
         self.memory: Memory = {}
         self.trained: list[int] = []
@@ -138,7 +125,6 @@ class SharpnessAware(Optimizer):
         state, groups = base.state, base.param_groups
         super().__init__(groups, base.defaults)
         base.state, base.param_groups = state, groups
-        self._check_place()
 
     @property
     def state(self) -> Any:
@@ -171,10 +157,11 @@ class SharpnessAware(Optimizer):
         the weights, the buffers, the random states and the rule's memory are as before the step then, as after any
         exception inside the closure.
         """
-        if closure is None:
+        if not callable(closure):
+            got = "no closure" if closure is None else f"a {type(closure).__name__}"
             raise TypeError(
-                "step() got no closure, expected one that clears the gradients, runs forward and backward and returns "
-                "the loss: optimizer.step(closure), as with torch.optim.LBFGS"
+                f"step() got {got}, expected a closure that clears the gradients, runs forward and backward and "
+                f"returns the loss: optimizer.step(closure), as with torch.optim.LBFGS"
             )
         params = self.params
         trainable = self._trainable()
@@ -184,7 +171,7 @@ class SharpnessAware(Optimizer):
             raise ValueError("step() got no parameter that requires a gradient, expected at least one: unfreeze one")
         probe = Probe(
             params,
-            lambda: self._names(params),
+            lambda modules: self._names(params, modules),
             closure=closure,
             step=self.steps,
             seed=self.seed,
@@ -197,6 +184,7 @@ class SharpnessAware(Optimizer):
             share=self.sync if self.parallel else None,
         )
         memory = _structure(self.memory)
+        self._check_batch(closure)
         try:
             direction = self.rule(probe, self.memory)
         except Overflow as overflow:
@@ -212,6 +200,8 @@ class SharpnessAware(Optimizer):
         for p, d, used in zip(params, direction, probe.used, strict=True):
             p.grad = d if used else None
         self._descend(params)
+        probe.leave()
+        self._called = probe.modules
         self.steps += 1
         self.passes += probe.passes
         return probe.loss
@@ -227,22 +217,38 @@ class SharpnessAware(Optimizer):
         else:
             self.base.step()
 
+    def _check_batch(self, closure: Callable[[], Any]) -> None:
+        if isinstance(closure, Batch) and self._scaling and closure.scaler is not self.scaler:
+            raise ValueError(
+                "step() got a Batch that does not scale its loss beside a GradScaler, expected one that does: "
+                "sharpscope.Batch(model, loss, x, y, scaler=scaler)"
+            )
+
     @property
     def _scaling(self) -> bool:
         return self.scaler is not None and self.scaler.is_enabled()
 
     def masks(self) -> dict[str, Tensor]:
-        """The mask in force by parameter name, boolean; empty for a rule without a mask or before the first step."""
-        bits = _find_bits(self.memory)
-        if bits is None or self.trained != self._trainable():
+        """The mask in force by parameter name, boolean; empty for a rule without a mask or before the first step.
+
+        Of a mask within a mask, what both select.
+        """
+        found = list(_bits(self.memory))
+        if not found or self.trained != self._trainable():
             return {}
         params = self.params
-        return dict(zip(self._names(params), unpack(bits, params), strict=True))
+        bits = functools.reduce(torch.bitwise_and, found)
+        return dict(zip(self._names(params, self._called), unpack(bits, params), strict=True))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to the base optimizer."""
         if self._constructed:
             self.base.add_param_group(param_group)
+            try:
+                check_parameters(self.param_groups, None)
+            except ValueError:
+                self.param_groups.pop()
+                raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters."""
@@ -276,7 +282,7 @@ class SharpnessAware(Optimizer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             changed = before(self, state_dict)
             state_dict = state_dict if changed is None else changed
-        own = state_dict.get("sharpscope")
+        own = state_dict.get("sharpscope") if isinstance(state_dict, dict) else None
         if not isinstance(own, dict) or own.get("version") != _VERSION:
             got = "one of another optimizer" if not isinstance(own, dict) else f"version {own.get('version')!r}"
             raise ValueError(
@@ -314,16 +320,17 @@ class SharpnessAware(Optimizer):
     def _constructed(self) -> bool:
         return "memory" in self.__dict__ and hasattr(self, "_zero_grad_profile_name")
 
-    def _names(self, params: Vec) -> tuple[str, ...]:
+    def _names(self, params: Vec, called: Sequence[nn.Module]) -> tuple[str, ...]:
+        """From where they are known; the place among ``params`` where they are not."""
         known: dict[int, str] = {}
         for group in self.param_groups:
             known.update({id(p): name for p, name in zip(group["params"], group.get("param_names", ()), strict=False)})
-        if self.problem is not None:
-            known.update({id(p): name for name, p in self.problem.model.named_parameters()})
-        if self.model is not None:
-            bare = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-            known.update({id(p): name for name, p in bare.named_parameters()})
-        return tuple(known.get(id(p), str(index)) for index, p in enumerate(params))
+        models = [module for module in called if next(module.parameters(), None) is not None]  # a loss has none
+        models = models if len(models) == 1 else []
+        models += [] if self.problem is None else [self.problem.model]
+        for model in (*models, *([] if self.model is None else [self.model])):
+            known.update({id(p): name for name, p in _bare(model).named_parameters()})
+        return tuple(known.get(id(p), str(place)) for place, p in enumerate(params))
 
     def _trainable(self) -> list[int]:
         flags = [p.requires_grad for group in self.param_groups for p in group["params"]]
@@ -333,37 +340,21 @@ class SharpnessAware(Optimizer):
         shapes = ("x".join(map(str, p.shape)) or "1" for p in self.params)
         return " ".join(f"{place}:{shape}" for place, shape in zip(self._trainable(), shapes, strict=True))
 
-    def _check_place(self) -> None:
-        devices = sorted({str(p.device) for p in self.params})
-        if len(devices) > 1:
-            raise ValueError(
-                f"the parameters are on {', '.join(devices)}, expected one device: use one SharpnessAware per device"
-            )
 
-
-def _as_rule(rule: Rule | str) -> Rule:
-    found = parse(rule) if isinstance(rule, str) else rule
-    if not isinstance(found, Rule):
-        raise TypeError(
-            f"SharpnessAware got {rule!r} as rule, expected a rule such as sam(rho=0.05) or its text: "
-            f"see `sharpscope.optimizers.names`"
-        )
-    return found
-
-
-def _pieces(piece: Piece) -> Iterable[Piece]:
-    yield piece
-    for value in vars(piece).values():
-        if isinstance(value, Piece):
-            yield from _pieces(value)
-
-
-def _find_bits(memory: Memory) -> Tensor | None:
+def _bits(memory: Memory) -> Iterator[Tensor]:
+    for value in memory.values():
+        if isinstance(value, dict):
+            yield from _bits(value)
     if isinstance(memory.get("bits"), Tensor):
-        bits: Tensor = memory["bits"]
-        return bits
-    found = (_find_bits(child) for child in memory.values() if isinstance(child, dict))
-    return next((bits for bits in found if bits is not None), None)
+        yield memory["bits"]
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and ``torch.compile``, whose names have no prefix."""
+    if isinstance(model, DistributedDataParallel):
+        return _bare(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def _brief(text: str) -> str:

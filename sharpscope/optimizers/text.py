@@ -49,18 +49,21 @@ def parse(text: str) -> rules.Rule:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = getattr(error, "msg", None) or type(error).__name__
         raise RuleError(
-            f"the rule got {text!r}, expected a text such as 'sam(rho=0.05)': mend its syntax ({reason})"
+            f"the rule got {_short(text)!r}, expected a text such as 'sam(rho=0.05)': mend its syntax ({reason})"
         ) from None
     try:
         rule = _build(tree, text, _vocabulary())
     except RecursionError:
         raise RuleError(
-            f"the rule got {text[:40]!r}... of {len(text)} characters, expected a text such as 'sam(rho=0.05)': "
-            f"nest it less deeply"
+            f"the rule got {_short(text)!r}, expected a text such as 'sam(rho=0.05)': nest it less deeply"
         ) from None
     if not isinstance(rule, rules.Rule):
         raise RuleError(f"the rule got {text!r}, expected a rule such as {_known()}: wrap it in one of those")
     return rule
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
 def _known() -> str:

@@ -374,7 +374,9 @@ def test_shared_weights_count_once() -> None:
 def test_error_texts() -> None:
     model, x, y = line_fit()
     problem = Problem(model, nn.MSELoss(), (x, y))
-    with pytest.raises(TypeError, match=r"^gradient_ratio got perturbation=0\.1, expected a perturbation: see `help"):
+    with pytest.raises(
+        TypeError, match=r"^gradient_ratio got perturbation=0\.1, expected a perturbation: use one of Ball, Masked"
+    ):
         gradient_ratio(problem, 0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^gradient_ratio got base='log2', expected 'log10' or 'ln': change base$"):
         gradient_ratio(problem, base="log2")

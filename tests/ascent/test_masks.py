@@ -268,12 +268,14 @@ def test_named_takes_whole_parameters() -> None:
 def test_named_without_a_model_says_where_names_come_from() -> None:
     model = nn.Linear(2, 1)
     optimizer = SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), "Ascend(Masked(Ball(0.1), Named('*bias')))")
+    optimizer.step(lambda: _backward(model(torch.ones(1, 2)).sum()))  # the module that is called knows the names
+    assert [int(mask.sum()) for mask in optimizer.masks().values()] == [0, 1]
+    bare = SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), optimizer.rule)
     with pytest.raises(ValueError, match=r"a match among 0, 1: change the pattern, or.*model=model"):
-        optimizer.step(lambda: optimizer.zero_grad() or _backward(model))
+        bare.step(lambda: _backward(model.weight.sum() + model.bias.sum()))
 
 
-def _backward(model: nn.Module) -> Tensor:
-    loss = model(torch.ones(1, 2)).sum()
+def _backward(loss: Tensor) -> Tensor:
     loss.backward()
     return loss
 

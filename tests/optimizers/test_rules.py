@@ -262,7 +262,7 @@ def test_esam_descends_on_the_examples_that_rose_most() -> None:
     before, after = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]), torch.tensor([5.0, 1.0, 7.0, 3.0, 4.0])
     assert Sharpest(0.4)(before, after).tolist() == [0, 2]
     assert Sharpest(0.6)(before, after).tolist() == [0, 1, 2]  # ties by index
-    assert len(Sharpest(0.0)(before, after)) == 1
+    assert len(Sharpest(0.01)(before, after)) == 1
     assert Sharpest(1.0)(before, after).tolist() == [0, 1, 2, 3, 4]
 
 
@@ -307,8 +307,8 @@ def test_esam_with_all_rows_takes_a_plain_closure() -> None:
         (lambda: Reuse(sam(), 2, 0.7, "row"), "Reuse got projection='row', expected 'tensor' or 'global'"),
         (lambda: Sometimes(sam(), 1.5), "Sometimes got p=1.5, expected a number in [0, 1]"),
         (lambda: Sometimes(0.5), "Sometimes got rule=0.5, expected a rule"),
-        (lambda: Sharpest(-0.1), "Sharpest got fraction=-0.1, expected a number in [0, 1]"),
-        (lambda: Sharpest(1.1), "Sharpest got fraction=1.1, expected a number in [0, 1]"),
+        (lambda: Sharpest(-0.1), "Sharpest got fraction=-0.1, expected a number in (0, 1]"),
+        (lambda: Sharpest(1.1), "Sharpest got fraction=1.1, expected a number in (0, 1]"),
     ],
 )
 def test_bad_arguments_are_named(make: object, text: str) -> None:

@@ -549,7 +549,8 @@ def test_names_come_from_wherever_they_are_known() -> None:
         optimizer.step(Batch(model, nn.MSELoss(), x, y))
         return set(optimizer.masks())
 
-    assert names(model.parameters()) == {"0", "1"}
+    assert names(model.parameters()) == {"weight", "bias"}  # of the module that the closure calls
+    assert names(model.parameters(), model=torch.compile(model, backend="eager")) == {"weight", "bias"}
     assert names(model.named_parameters()) == {"weight", "bias"}
     assert names(model.parameters(), model=model) == {"weight", "bias"}
     assert names(model.parameters(), problem=Problem(model, nn.MSELoss(), (x, y))) == {"weight", "bias"}
@@ -586,7 +587,7 @@ def test_closures_that_do_not_keep_the_contract() -> None:
 
     before = everything(model, optimizer)
     for closure, text in [
-        (None, r"step\(\) got no closure, expected one that clears the gradients.*optimizer\.step\(closure\)"),
+        (None, r"step\(\) got no closure, expected a closure that clears the gradients.*optimizer\.step\(closure\)"),
         (no_return, "the closure returned None, expected the loss: end it with `return loss`"),
         (no_backward, r"left no gradient on any of 5 parameters, expected at least one: call loss\.backward\(\)"),
     ]:

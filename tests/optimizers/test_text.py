@@ -245,7 +245,10 @@ def test_what_is_no_text_is_refused(value: object) -> None:
         ("Ball(0.1)", "the rule got 'Ball(0.1)', expected a rule such as asam, esam, gnr, grst, gsam, looksam, rst, "),
         ("sam(rho=[1])", "the rule got '[1]' in 'sam(rho=[1])', expected a number, a text or a call such as sam("),
         ("sam(", "the rule got 'sam(', expected a text such as 'sam(rho=0.05)': mend its syntax ('(' was"),
-        ("rst(0.5)", "rst got 'rst(0.5)', expected other arguments: Sometimes got rule=0.5, expected a rule: see"),
+        (
+            "rst(0.5)",
+            "rst got 'rst(0.5)', expected other arguments: Sometimes got rule=0.5, expected a rule: use one of",
+        ),
     ],
 )
 def test_messages(text: str, message: str) -> None:
