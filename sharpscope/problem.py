@@ -202,7 +202,7 @@ class Problem:
         with self.guard():
             chosen = self._draw(samples, rng)
             weights = self.weights
-            chunk = max(1, min(128, _GRADIENT_BYTES // max(1, self.size * weights[0].element_size())))
+            chunk = max(1, min(64, _GRADIENT_BYTES // max(1, self.size * weights[0].element_size())))
             sums: Vec = [torch.zeros_like(w) for w in weights]
             count = 0
             for batch in chosen:

@@ -33,7 +33,7 @@ __all__ = ["SharpnessAware"]
 _VERSION = 1
 _KEPT = (
     "defaults", "base", "rule", "problem", "seed", "model", "memory", "steps", "passes", "sync", "scaler", "clip",
-    "parallel", "trained", "_way",
+    "parallel", "trained",
 )  # fmt: skip
 
 
@@ -312,6 +312,10 @@ class SharpnessAware(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in _KEPT}  # what copy.deepcopy and pickle take along
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._way, self._called = Way(), []
 
     def __repr__(self) -> str:
         return f"SharpnessAware({self.base!r},\nrule={self.rule!r}, seed={self.seed}, steps={self.steps})"
