@@ -92,13 +92,20 @@ def check_range(
     if schedule and isinstance(value, Piece) and value.varies:
         return
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if number and math.isfinite(value) and low <= value and (value < high if open_high else value <= high):
+    if number and _is_finite(value) and low <= value and (value < high if open_high else value <= high):
         return
     if high == math.inf:
-        expected = f"a finite number >= {low:g}"
+        expected = "a finite number" if low == -math.inf else f"a finite number >= {low:g}"
     else:
         expected = f"a number in [{low:g}, {high:g}{')' if open_high else ']'}"
     raise ValueError(f"{owner} got {name}={value!r}, expected {expected}: change {name}")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float can hold
+        return False
 
 
 def check_count(owner: str, name: str, value: Any, *, optional: bool = False) -> None:
