@@ -24,6 +24,7 @@ class Batch:
         loss: ``loss(outputs, targets) -> 0-dim tensor``, the mean over examples.
         x: inputs, (n, ...).
         y: targets, (n, ...).
+        scaler: the ``torch.amp.GradScaler`` of the optimizer, if it has one; gradients are then scaled, losses are not.
 
     Example:
         >>> batch = Batch(nn.Linear(2, 1), nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 1))
@@ -31,8 +32,15 @@ class Batch:
         (4, torch.Size([4]))
     """
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], x: Tensor, y: Tensor) -> None:
-        self.model, self.loss, self.x, self.y = model, loss, x, y
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Tensor],
+        x: Tensor,
+        y: Tensor,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        self.model, self.loss, self.x, self.y, self.scaler = model, loss, x, y, scaler
         self._objective = Objective(loss)
         self._outputs: Tensor | None = None
 
@@ -48,7 +56,7 @@ class Batch:
         outputs = self.model(x)
         loss = self.loss(outputs, y)
         self._outputs = outputs.detach() if rows is None else None
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
         return loss
 
     def last_losses(self) -> Tensor | None:

@@ -7,6 +7,7 @@ a step, in the first pass) and the random states (dropout draws the same units i
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from sharpscope.ascent.shift import Shift, Way
-from sharpscope.distributed import mean_over_ranks
+from sharpscope.distributed import mean_over_ranks, mean_with_flags
 from sharpscope.problem import Problem
 from sharpscope.schedules import Number, value_at
 from sharpscope.vectors import Vec, generator, mix, norm
@@ -101,9 +102,15 @@ class Probe:
             )
         return self._problem
 
-    def value(self, number: Number) -> float:
-        """A number or schedule at this step."""
-        return value_at(number, self.step, self.lr)
+    def value(self, number: Number, low: float = -math.inf, high: float = math.inf) -> float:
+        """A number or schedule at this step; raises ValueError where a schedule leaves the range."""
+        value = value_at(number, self.step, self.lr)
+        if not low - 1e-9 <= value <= high + 1e-9:  # a schedule may round at its ends; not so a NaN
+            raise ValueError(
+                f"{number!r} got to {value:g} at step {self.step}, expected values in [{low:g}, {high:g}]: "
+                f"change the schedule"
+            )
+        return value
 
     def coin(self, p: float) -> bool:
         """True with probability p; a function of (seed, step) alone, so ranks agree and resumed runs agree.
@@ -210,7 +217,9 @@ class Probe:
                     found = self._pass(rows)
             else:
                 found = self._replayed(lambda: self._pass(rows))
-        return mean_over_ranks(found) if self._share else found
+        if self._share:
+            found, self.used = mean_with_flags(found, self.used)
+        return found
 
     def _pass(self, rows: Tensor | None) -> Vec:
         if self._closure is None:

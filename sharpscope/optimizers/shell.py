@@ -16,22 +16,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.probe import Overflow, Probe
 from sharpscope.ascent.shift import Way
 from sharpscope.bits import unpack
-from sharpscope.distributed import mean_over_ranks
+from sharpscope.distributed import mean_with_flags, same_on_all_ranks
+from sharpscope.optimizers.checks import check_base, check_groups, check_options
 from sharpscope.optimizers.rules import Memory, Rule
 from sharpscope.optimizers.text import parse
-from sharpscope.pieces import Piece, check_count, resolve
+from sharpscope.pieces import Piece, resolve
 from sharpscope.problem import Problem
-from sharpscope.vectors import Vec, norm
+from sharpscope.vectors import Vec, mix, norm
 
 __all__ = ["SharpnessAware"]
 
 _VERSION = 1
 _KEPT = (
     "defaults", "base", "rule", "problem", "seed", "model", "memory", "steps", "passes", "sync", "scaler", "clip",
-    "parallel", "trained", "_way",
+    "parallel", "trained", "_way", "_joined",
 )  # fmt: skip
 
 
@@ -92,23 +94,9 @@ class SharpnessAware(Optimizer):
         scaler: torch.amp.GradScaler | None = None,
         clip: float | None = None,
     ) -> None:
-        if not isinstance(base, Optimizer):
-            raise TypeError(
-                f"SharpnessAware got a {type(base).__name__} as base, expected a torch optimizer: "
-                f"SharpnessAware(torch.optim.SGD(model.parameters(), lr=0.1), rule)"
-            )
-        if isinstance(base, (torch.optim.LBFGS, SharpnessAware)):
-            raise TypeError(
-                f"SharpnessAware got a {type(base).__name__} as base, expected an optimizer that steps from gradients "
-                f"alone: use torch.optim.SGD, Adam or the like"
-            )
-        if problem is not None and not isinstance(problem, Problem):
-            raise TypeError(
-                f"SharpnessAware got a {type(problem).__name__} as problem, expected a Problem: "
-                f"Problem(model, loss, data), or model=model for a module"
-            )
-        check_count("SharpnessAware", "epoch", epoch, optional=True)
-        check_count("SharpnessAware", "total", total, optional=True)
+        check_base(base, SharpnessAware)
+        check_options(problem, seed, epoch, total, model, sync, scaler, clip)
+        check_groups(base.param_groups)
         if epoch is None and problem is not None:
             epoch = problem.epoch
         self.base = base
@@ -118,11 +106,10 @@ class SharpnessAware(Optimizer):
                 f"{self.rule!r} asks for per-example gradients and got no problem, expected the data it trains on: "
                 f"SharpnessAware(base, rule, problem=sharpscope.Problem(model, loss, data))"
             )
-        if clip is not None and not clip > 0:
-            raise ValueError(f"SharpnessAware got clip={clip!r}, expected a positive number or None: change clip")
         self.problem, self.seed, self.model = problem, int(seed), model
-        self.sync, self.scaler, self.clip = bool(sync), scaler, clip
-        self.parallel = isinstance(model, DistributedDataParallel)
+        self.sync, self.scaler, self.clip = sync, scaler, clip
+        self.parallel = self._distributed is not None
+        self._joined = not self.parallel
         if sync and not self.parallel:
             raise ValueError(
                 "SharpnessAware got sync=True without a DistributedDataParallel model, expected one: "
@@ -136,7 +123,6 @@ class SharpnessAware(Optimizer):
         state, groups = base.state, base.param_groups
         super().__init__(groups, base.defaults)
         base.state, base.param_groups = state, groups
-        self._check_place()
 
     @property
     def state(self) -> Any:
@@ -167,15 +153,23 @@ class SharpnessAware(Optimizer):
 
         Raises TypeError without a closure or for one that returns None, ValueError for one that leaves no gradients;
         the weights, the buffers, the random states and the rule's memory are as before the step then, as after any
-        exception inside the closure.
+        exception, except for what ``base`` has changed already when it is its step that fails.
         """
         if closure is None:
             raise TypeError(
                 "step() got no closure, expected one that clears the gradients, runs forward and backward and returns "
                 "the loss: optimizer.step(closure), as with torch.optim.LBFGS"
             )
+        if not callable(closure):
+            raise TypeError(f"step() got {closure!r}, expected a closure: a function without arguments, or a Batch")
+        if isinstance(closure, Batch) and closure.scaler is not self.scaler:
+            raise ValueError(
+                "step() got a Batch with another scaler than the optimizer's, expected the same for both: "
+                "Batch(model, loss, x, y, scaler=scaler)"
+            )
         params = self.params
         trainable = self._trainable()
+        self._join()
         if trainable != self.trained:  # what a rule remembers is of other parameters
             self.memory, self.trained = {}, trainable
         if not params:
@@ -191,28 +185,49 @@ class SharpnessAware(Optimizer):
             modules=[] if self.model is None else [self.model],
             way=self._way,
             scaled=self._scaling,
-            quiet=self.model.no_sync if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext,
+            quiet=contextlib.nullcontext if self._distributed is None else self._distributed.no_sync,
             share=self.sync if self.parallel else None,
         )
         memory = _structure(self.memory)
         try:
-            direction = self.rule(probe, self.memory)
-        except Overflow as overflow:
-            self.memory, direction = memory, overflow.gradient
+            try:
+                direction = self.rule(probe, self.memory)
+            except Overflow as overflow:
+                self.memory, direction = memory, overflow.gradient
+            used = probe.used
+            if self.parallel and not self.sync:
+                direction, used = mean_with_flags(direction, used)
+            if self._scaling and not bool(torch.isfinite(norm(direction))):
+                self.memory = memory  # the step will be skipped: what the rule learnt in it is of no use
+            for p, d, use in zip(params, direction, used, strict=True):
+                p.grad = d if use else None
+            self._descend(params)
         except BaseException:  # Ctrl-C too: a step that fails has not happened
             self.memory = memory
             probe.undo()
             raise
-        if self.parallel and not self.sync:
-            direction = mean_over_ranks(direction)
-        if self._scaling and not bool(torch.isfinite(norm(direction))):
-            self.memory = memory  # the step will be skipped: what the rule learnt in it is of no use
-        for p, d, used in zip(params, direction, probe.used, strict=True):
-            p.grad = d if used else None
-        self._descend(params)
         self.steps += 1
         self.passes += probe.passes
         return probe.loss
+
+    def _join(self) -> None:
+        """Before passes together: that ranks will take the same ones, and rank 0's buffers for all, as torch has it."""
+        if self._distributed is None:
+            return
+        if not self._joined:
+            plan = mix("ranks", self.seed, self.steps, repr(self.rule), self._shapes(), int(self._scaling))
+            if not same_on_all_ranks(plan, self.param_groups[0]["params"][0].device):
+                raise ValueError(
+                    "step() got ranks that differ in seed, step, rule, scaler or trainable parameters, expected the "
+                    "same on all: build the optimizer, and load its state, alike on every rank"
+                )
+            self._joined = True
+        self._distributed.require_forward_param_sync = True  # no_sync() alone would end the broadcast of buffers
+
+    @property
+    def _distributed(self) -> DistributedDataParallel | None:
+        inner = getattr(self.model, "_orig_mod", self.model)  # of a compiled one
+        return inner if isinstance(inner, DistributedDataParallel) else None
 
     def _descend(self, params: Vec) -> None:
         scaler = self.scaler if self._scaling else None
@@ -241,6 +256,11 @@ class SharpnessAware(Optimizer):
         """Add a parameter group to the base optimizer."""
         if self._constructed:
             self.base.add_param_group(param_group)
+            try:
+                check_groups(self.param_groups)
+            except ValueError:
+                self.param_groups.pop()
+                raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters."""
@@ -274,7 +294,7 @@ class SharpnessAware(Optimizer):
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             changed = before(self, state_dict)
             state_dict = state_dict if changed is None else changed
-        own = state_dict.get("sharpscope")
+        own = state_dict.get("sharpscope") if isinstance(state_dict, dict) else None
         if not isinstance(own, dict) or own.get("version") != _VERSION:
             got = "one of another optimizer" if not isinstance(own, dict) else f"version {own.get('version')!r}"
             raise ValueError(
@@ -298,7 +318,8 @@ class SharpnessAware(Optimizer):
             )
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "sharpscope"})
         self.seed, self.steps, self.passes = int(own["seed"]), int(own["steps"]), float(own["passes"])
-        self.memory, self.trained = _copied(own["memory"], self.params[0].device), self._trainable()
+        device = next((p.device for p in self.params), None)
+        self.memory, self.trained, self._joined = _copied(own["memory"], device), self._trainable(), not self.parallel
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -319,7 +340,10 @@ class SharpnessAware(Optimizer):
         if self.problem is not None:
             known.update({id(p): name for name, p in self.problem.model.named_parameters()})
         if self.model is not None:
-            bare = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+            bare = (
+                getattr(self.model, "_orig_mod", self.model) if self._distributed is None else self._distributed.module
+            )
+            bare = getattr(bare, "_orig_mod", bare)
             known.update({id(p): name for name, p in bare.named_parameters()})
         return tuple(known.get(id(p), str(index)) for index, p in enumerate(params))
 
@@ -330,13 +354,6 @@ class SharpnessAware(Optimizer):
     def _shapes(self) -> str:
         shapes = ("x".join(map(str, p.shape)) or "1" for p in self.params)
         return " ".join(f"{place}:{shape}" for place, shape in zip(self._trainable(), shapes, strict=True))
-
-    def _check_place(self) -> None:
-        devices = sorted({str(p.device) for p in self.params})
-        if len(devices) > 1:
-            raise ValueError(
-                f"the parameters are on {', '.join(devices)}, expected one device: use one SharpnessAware per device"
-            )
 
 
 def _as_rule(rule: Rule | str) -> Rule:
