@@ -115,16 +115,23 @@ def check_range(
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if (
         number
-        and math.isfinite(value)
+        and _is_finite(value)
         and (low < value if open_low else low <= value)
         and (value < high if open_high else value <= high)
     ):
         return
     if high == math.inf:
-        expected = f"a finite number >= {low:g}"
+        expected = "a finite number" if low == -math.inf else f"a finite number >= {low:g}"
     else:
         expected = f"a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
     raise ValueError(f"{owner} got {name}={value!r}, expected {expected}: change {name}")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float can hold
+        return False
 
 
 def check_count(owner: str, name: str, value: Any, *, optional: bool = False) -> None:

@@ -93,6 +93,7 @@ class Piecewise(Schedule):
     total: int | None = None
 
     def __post_init__(self) -> None:
+        check_range("Piecewise", "first", self.first, 0, 1)
         check_range("Piecewise", "at", self.at, 0, 1)
         check_count("Piecewise", "total", self.total, optional=True)
 
@@ -163,6 +164,9 @@ class InverseSqrt(Schedule):
 
     value: float
 
+    def __post_init__(self) -> None:
+        check_range("InverseSqrt", "value", self.value, -math.inf)
+
     def __call__(self, step: int, lr: float | None = None) -> float:
         return self.value / math.sqrt(step + 1)
 
@@ -175,6 +179,7 @@ class Warmup(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
+        check_range("Warmup", "number", self.number, -math.inf, schedule=True)
         check_count("Warmup", "steps", self.steps)
 
     def __call__(self, step: int, lr: float | None = None) -> float:
@@ -195,6 +200,8 @@ class Proportional(Schedule):
     lr_high: float
 
     def __post_init__(self) -> None:
+        for name in ("low", "high", "lr_low", "lr_high"):
+            check_range("Proportional", name, getattr(self, name), -math.inf)
         if not self.lr_high > self.lr_low:
             raise ValueError(
                 f"Proportional got lr_low={self.lr_low!r} and lr_high={self.lr_high!r}, "
@@ -215,6 +222,7 @@ def delta_eta(p: Number, steps: int) -> float:
 
     Example: ``delta_eta(Linear(0.0, 1.0, total=100), 100)`` is 0.5.
     """
+    check_range("delta_eta", "p", p, 0, 1, schedule=True)
     check_count("delta_eta", "steps", steps)
     check_range("delta_eta", "p", p, 0, 1, schedule=True)
     values = [value_at(p, step) for step in range(steps)]

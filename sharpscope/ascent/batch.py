@@ -24,7 +24,7 @@ class Batch:
         loss: ``loss(outputs, targets) -> 0-dim tensor``, the mean over examples.
         x: inputs, (n, ...).
         y: targets, (n, ...).
-        scaler: the ``torch.amp.GradScaler`` to scale the loss with before the backward pass.
+        scaler: the ``torch.amp.GradScaler`` of the optimizer, if it has one; gradients are then scaled, losses are not.
 
     Example:
         >>> batch = Batch(nn.Linear(2, 1), nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 1))

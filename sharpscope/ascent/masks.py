@@ -133,6 +133,10 @@ class Evolving(Mask):
         check_range("Evolving", "sparsity", self.sparsity, 0, 1, open_high=True)
         check_range("Evolving", "drop", self.drop, 0, 1, schedule=True)
         _check_every("Evolving", self.every)
+        if not isinstance(self.drop_largest, bool):
+            raise TypeError(
+                f"Evolving got drop_largest={self.drop_largest!r}, expected True or False: change drop_largest"
+            )
 
     def refresh(self, g: Vec, probe: Probe, memory: dict[str, Any]) -> Vec:
         size = sum(p.numel() for p in probe.params)
@@ -140,8 +144,7 @@ class Evolving(Mask):
         if "bits" not in memory:
             return choose(Random()(g, probe), self.sparsity, "global", "entries")
         old = flatten(unpack(memory["bits"], probe.params))
-        rate = probe.value(self.drop, "Evolving got drop", 0.0, 1.0)
-        moves = math.floor(rate * (1.0 - self.sparsity) * size + 1e-9)  # 0.1 * 100 is 9.999...
+        moves = math.floor(probe.value(self.drop, 0, 1) * (1.0 - self.sparsity) * size + 1e-9)  # 0.1 * 100 is 9.999...
         moves = min(moves, size - count, count)
         worth = _flat_copy(probe.average(self.drop_by(g, probe)))
         kept = _top_among(old, worth.neg_() if self.drop_largest else worth, count - moves)

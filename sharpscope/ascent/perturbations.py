@@ -80,7 +80,7 @@ class Ball(Perturbation):
         check_piece("Ball", "metric", self.metric, Metric)
 
     def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Shift | None:
-        rho = probe.value(self.rho, "Ball got rho", 0.0)
+        rho = probe.value(self.rho, 0)
         if rho == 0:
             return None
         diagonal = self.metric.diagonal(probe)

@@ -7,8 +7,8 @@ a step, in the first pass) and the random states (dropout draws the same units i
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from math import inf
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from sharpscope.ascent.shift import Shift, Way
-from sharpscope.distributed import mean_over_ranks
+from sharpscope.distributed import mean_over_ranks, mean_with_flags
 from sharpscope.problem import Problem
 from sharpscope.schedules import Number, value_at
 from sharpscope.vectors import Vec, generator, mix, norm
@@ -105,14 +105,15 @@ class Probe:
             )
         return self._problem
 
-    def value(self, number: Number, what: str = "a schedule got value", low: float = -inf, high: float = inf) -> float:
-        """A number or schedule at this step.  Raises ValueError where a schedule leaves the range of what it is."""
-        found = value_at(number, self.step, self.lr)
-        if not low <= found <= high:
+    def value(self, number: Number, low: float = -math.inf, high: float = math.inf) -> float:
+        """A number or schedule at this step; raises ValueError where a schedule leaves the range."""
+        value = value_at(number, self.step, self.lr)
+        if not low - 1e-9 <= value <= high + 1e-9:  # a schedule may round at its ends; not so a NaN
             raise ValueError(
-                f"{what}={found!r} at step {self.step}, expected a number in [{low:g}, {high:g}]: change {number!r}"
+                f"{number!r} got to {value:g} at step {self.step}, expected values in [{low:g}, {high:g}]: "
+                f"change the schedule"
             )
-        return found
+        return value
 
     def coin(self, p: float) -> bool:
         """True with probability p; a function of (seed, step) alone, so ranks agree and resumed runs agree.
@@ -227,7 +228,9 @@ class Probe:
                     found = self._pass(rows)
             else:
                 found = self._replayed(lambda: self._pass(rows))
-        return mean_over_ranks(found) if self._share else found
+        if self._share:
+            found, self.used = mean_with_flags(found, self.used)
+        return found
 
     def _pass(self, rows: Tensor | None) -> Vec:
         if self._closure is None:

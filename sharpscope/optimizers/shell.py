@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,19 +21,20 @@ from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.probe import Overflow, Probe
 from sharpscope.ascent.shift import Way
 from sharpscope.bits import unpack
-from sharpscope.distributed import mean_over_ranks
-from sharpscope.optimizers.arguments import as_rule, check_arguments, check_base, check_parameters, pieces
-from sharpscope.optimizers.rules import Memory, Rule
+from sharpscope.distributed import mean_with_flags, same_on_all_ranks
+from sharpscope.optimizers.checks import as_rule, check_base, check_groups, check_model, check_options, pieces
+from sharpscope.optimizers.memory import Memory, copied, packed_masks, restructured
+from sharpscope.optimizers.rules import Rule
 from sharpscope.pieces import resolve
 from sharpscope.problem import Problem
-from sharpscope.vectors import Vec, norm
+from sharpscope.vectors import Vec, mix, norm
 
 __all__ = ["SharpnessAware"]
 
 _VERSION = 1
 _KEPT = (
     "defaults", "base", "rule", "problem", "seed", "model", "memory", "steps", "passes", "sync", "scaler", "clip",
-    "parallel", "trained",
+    "parallel", "trained", "_joined",
 )  # fmt: skip
 
 
@@ -101,8 +102,9 @@ class SharpnessAware(Optimizer):
         clip: float | None = None,
     ) -> None:
         check_base(base, SharpnessAware)
-        check_arguments(problem, seed, epoch, total, model, sync, scaler, clip)
-        check_parameters(base.param_groups, model)
+        check_options(problem, seed, epoch, total, model, sync, scaler, clip)
+        check_groups(base.param_groups)
+        check_model(base.param_groups, model)
         rule = as_rule(rule)
         if problem is None and any(getattr(piece, "needs_problem", False) for piece in pieces(rule)):
             raise ValueError(
@@ -113,9 +115,15 @@ class SharpnessAware(Optimizer):
         if epoch is None and problem is not None:
             epoch = problem.epoch
         self.base, self.rule = base, resolve(rule, epoch, total)
-        self.problem, self.seed, self.model = problem, seed, model
-        self.sync, self.scaler, self.clip = bool(sync), scaler, clip
-        self.parallel = isinstance(model, DistributedDataParallel)
+        self.problem, self.seed, self.model = problem, int(seed), model
+        self.sync, self.scaler, self.clip = sync, scaler, clip
+        self.parallel = self._distributed is not None
+        self._joined = not self.parallel
+        if sync and not self.parallel:
+            raise ValueError(
+                "SharpnessAware got sync=True without a DistributedDataParallel model, expected one: "
+                "SharpnessAware(base, rule, model=ddp_model, sync=True)"
+            )
         self._called: list[nn.Module] = []  # the modules that the last closure called
         self._way = Way()
         self.memory: Memory = {}
@@ -155,7 +163,7 @@ class SharpnessAware(Optimizer):
 
         Raises TypeError without a closure or for one that returns None, ValueError for one that leaves no gradients;
         the weights, the buffers, the random states and the rule's memory are as before the step then, as after any
-        exception inside the closure.
+        exception, except for what ``base`` has changed already when it is its step that fails.
         """
         if not callable(closure):
             got = "no closure" if closure is None else f"a {type(closure).__name__}"
@@ -165,11 +173,39 @@ class SharpnessAware(Optimizer):
             )
         params = self.params
         trainable = self._trainable()
+        self._join()
         if trainable != self.trained:  # what a rule remembers is of other parameters
             self.memory, self.trained = {}, trainable
         if not params:
             raise ValueError("step() got no parameter that requires a gradient, expected at least one: unfreeze one")
-        probe = Probe(
+        probe = self._probe(params, closure)
+        memory = restructured(self.memory)
+        self._check_batch(closure)
+        try:
+            try:
+                direction = self.rule(probe, self.memory)
+            except Overflow as overflow:
+                self.memory, direction = memory, overflow.gradient
+            used = probe.used
+            if self.parallel and not self.sync:
+                direction, used = mean_with_flags(direction, used)
+            if self._scaling and not bool(torch.isfinite(norm(direction))):
+                self.memory = memory  # the step will be skipped: what the rule learnt in it is of no use
+            for p, d, use in zip(params, direction, used, strict=True):
+                p.grad = d if use else None
+            self._descend(params)
+        except BaseException:  # Ctrl-C too: a step that fails has not happened
+            self.memory = memory
+            probe.undo()
+            raise
+        probe.leave()
+        self._called = probe.modules
+        self.steps += 1
+        self.passes += probe.passes
+        return probe.loss
+
+    def _probe(self, params: Vec, closure: Callable[[], Any]) -> Probe:
+        return Probe(
             params,
             lambda modules: self._names(params, modules),
             closure=closure,
@@ -180,31 +216,28 @@ class SharpnessAware(Optimizer):
             modules=[] if self.model is None else [self.model],
             way=self._way,
             scaled=self._scaling,
-            quiet=self.model.no_sync if isinstance(self.model, DistributedDataParallel) else contextlib.nullcontext,
+            quiet=contextlib.nullcontext if self._distributed is None else self._distributed.no_sync,
             share=self.sync if self.parallel else None,
         )
-        memory = _structure(self.memory)
-        self._check_batch(closure)
-        try:
-            direction = self.rule(probe, self.memory)
-        except Overflow as overflow:
-            self.memory, direction = memory, overflow.gradient
-        except BaseException:  # Ctrl-C too: a step that fails has not happened
-            self.memory = memory
-            probe.undo()
-            raise
-        if self.parallel and not self.sync:
-            direction = mean_over_ranks(direction)
-        if self._scaling and not bool(torch.isfinite(norm(direction))):
-            self.memory = memory  # the step will be skipped: what the rule learnt in it is of no use
-        for p, d, used in zip(params, direction, probe.used, strict=True):
-            p.grad = d if used else None
-        self._descend(params)
-        probe.leave()
-        self._called = probe.modules
-        self.steps += 1
-        self.passes += probe.passes
-        return probe.loss
+
+    def _join(self) -> None:
+        """Before passes together: that ranks will take the same ones, and rank 0's buffers for all, as torch has it."""
+        if self._distributed is None:
+            return
+        if not self._joined:
+            plan = mix("ranks", self.seed, self.steps, repr(self.rule), self._shapes(), int(self._scaling))
+            if not same_on_all_ranks(plan, self.param_groups[0]["params"][0].device):
+                raise ValueError(
+                    "step() got ranks that differ in seed, step, rule, scaler or trainable parameters, expected the "
+                    "same on all: build the optimizer, and load its state, alike on every rank"
+                )
+            self._joined = True
+        self._distributed.require_forward_param_sync = True  # no_sync() alone would end the broadcast of buffers
+
+    @property
+    def _distributed(self) -> DistributedDataParallel | None:
+        inner = getattr(self.model, "_orig_mod", self.model)  # of a compiled one
+        return inner if isinstance(inner, DistributedDataParallel) else None
 
     def _descend(self, params: Vec) -> None:
         scaler = self.scaler if self._scaling else None
@@ -218,10 +251,12 @@ class SharpnessAware(Optimizer):
             self.base.step()
 
     def _check_batch(self, closure: Callable[[], Any]) -> None:
-        if isinstance(closure, Batch) and self._scaling and closure.scaler is not self.scaler:
+        if not isinstance(closure, Batch) or closure.scaler is self.scaler:
+            return
+        if self._scaling or (closure.scaler is not None and closure.scaler.is_enabled()):
             raise ValueError(
-                "step() got a Batch that does not scale its loss beside a GradScaler, expected one that does: "
-                "sharpscope.Batch(model, loss, x, y, scaler=scaler)"
+                "step() got a Batch with another scaler than the optimizer's, expected the same for both: "
+                "Batch(model, loss, x, y, scaler=scaler)"
             )
 
     @property
@@ -233,7 +268,7 @@ class SharpnessAware(Optimizer):
 
         Of a mask within a mask, what both select.
         """
-        found = list(_bits(self.memory))
+        found = list(packed_masks(self.memory))
         if not found or self.trained != self._trainable():
             return {}
         params = self.params
@@ -245,7 +280,7 @@ class SharpnessAware(Optimizer):
         if self._constructed:
             self.base.add_param_group(param_group)
             try:
-                check_parameters(self.param_groups, None)
+                check_groups(self.param_groups)
             except ValueError:
                 self.param_groups.pop()
                 raise
@@ -267,7 +302,7 @@ class SharpnessAware(Optimizer):
             "seed": self.seed,
             "steps": self.steps,
             "passes": self.passes,
-            "memory": _copied(self.memory),
+            "memory": copied(self.memory),
         }
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, found)
@@ -306,7 +341,8 @@ class SharpnessAware(Optimizer):
             )
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "sharpscope"})
         self.seed, self.steps, self.passes = int(own["seed"]), int(own["steps"]), float(own["passes"])
-        self.memory, self.trained = _copied(own["memory"], self.params[0].device), self._trainable()
+        device = next((p.device for p in self.params), None)
+        self.memory, self.trained, self._joined = copied(own["memory"], device), self._trainable(), not self.parallel
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -345,36 +381,13 @@ class SharpnessAware(Optimizer):
         return " ".join(f"{place}:{shape}" for place, shape in zip(self._trainable(), shapes, strict=True))
 
 
-def _bits(memory: Memory) -> Iterator[Tensor]:
-    for value in memory.values():
-        if isinstance(value, dict):
-            yield from _bits(value)
-    if isinstance(memory.get("bits"), Tensor):
-        yield memory["bits"]
-
-
 def _bare(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel and ``torch.compile``, whose names have no prefix."""
     if isinstance(model, DistributedDataParallel):
         return _bare(model.module)
     inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
+    return _bare(inner) if isinstance(inner, nn.Module) else model
 
 
 def _brief(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _structure(memory: Memory) -> Memory:
-    """The dicts anew around the same tensors, which rules replace but never change."""
-    return {name: _structure(value) if isinstance(value, dict) else value for name, value in memory.items()}
-
-
-def _copied(value: Any, device: torch.device | None = None) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone() if device is None else value.detach().clone().to(device)
-    if isinstance(value, dict):
-        return {name: _copied(item, device) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item, device) for item in value]
-    return value

@@ -120,7 +120,7 @@ def test_a_batch_scales_its_loss_or_is_refused() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     optimizer = SharpnessAware(sgd(model), rule, scaler=scaler)
     before = weights(model)
-    with pytest.raises(ValueError, match=r"a Batch that does not scale its loss beside a GradScaler.*scaler=scaler\)"):
+    with pytest.raises(ValueError, match=r"a Batch with another scaler than the optimizer.*scaler=scaler\)"):
         optimizer.step(closure_of(model))
     assert untouched(model, before)
     unscaled = SharpnessAware(sgd(plain), rule)
@@ -138,13 +138,16 @@ def test_a_batch_scales_its_loss_or_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda bad: sam(rho=bad), "Ball got rho=-1.0 at step 0, expected a number in [0, inf]: change Constant(-1.0)"),
-        (lambda bad: rst(sam(), p=bad), "Sometimes got p=-1.0 at step 0, expected a number in [0, 1]: change"),
-        (lambda bad: gnr(weight=bad), "Blend got weight=-1.0 at step 0, expected a number in [0, inf]: change"),
-        (lambda bad: gsam(alpha=bad), "Surrogate got alpha=-1.0 at step 0, expected a number in [0, inf]: change"),
+        (
+            lambda bad: sam(rho=bad),
+            "Constant(-1.0) got to -1 at step 0, expected values in [0, inf]: change the schedule",
+        ),
+        (lambda bad: rst(sam(), p=bad), "Constant(-1.0) got to -1 at step 0, expected values in [0, 1]: change"),
+        (lambda bad: gnr(weight=bad), "Constant(-1.0) got to -1 at step 0, expected values in [0, inf]: change"),
+        (lambda bad: gsam(alpha=bad), "Constant(-1.0) got to -1 at step 0, expected values in [0, inf]: change"),
         (
             lambda bad: ssam_d(drop=bad, every=1),
-            "Evolving got drop=-1.0 at step 1, expected a number in [0, 1]: change",
+            "Constant(-1.0) got to -1 at step 1, expected values in [0, 1]: change",
         ),
     ],
 )
@@ -210,8 +213,11 @@ def test_the_mask_in_force_is_what_all_masks_select() -> None:
             lambda m: SharpnessAware(sgd(m), sam(), model=copy.deepcopy(m)),
             "as model that has none of the parameters of",
         ),
-        (lambda m: SharpnessAware(sgd(m), sam(), model=1), "got a int as model, expected a Module: give the module"),
-        (lambda m: SharpnessAware(sgd(m), sam(), scaler=1), "got a int as scaler, expected a GradScaler: scaler="),
+        (
+            lambda m: SharpnessAware(sgd(m), sam(), model=1),
+            "got a int as model, expected the module that the closure calls",
+        ),
+        (lambda m: SharpnessAware(sgd(m), sam(), scaler=1), "got a int as scaler, expected a torch.amp.GradScaler"),
         (lambda m: SharpnessAware(sgd(m), sam(), seed="a"), "got seed='a', expected a whole number: change seed"),
         (lambda m: SharpnessAware(sgd(m), sam(), clip="a"), "got clip='a', expected a positive number or None"),
         (lambda m: SharpnessAware(sgd(m), sam), r"expected a rule such as .* or its text: call it, sam\(\)"),
@@ -222,7 +228,7 @@ def test_the_mask_in_force_is_what_all_masks_select() -> None:
         (lambda m: SharpnessAware(sgd(m), sam()).load_state_dict(None), "load_state_dict got one of another optimizer"),
         (
             lambda m: SharpnessAware(torch.optim.SGD([nn.Parameter(torch.ones(2, dtype=torch.cfloat))], 0.1), sam()),
-            "the parameters got complex numbers, expected real ones",
+            "got a parameter of torch.complex64, expected real ones",
         ),
         (
             lambda m: SharpnessAware(sgd(m), sam()).add_param_group(

@@ -25,20 +25,10 @@ from sharpscope import (
     Sometimes,
     Surrogate,
     Top,
-    asam,
-    esam,
-    gnr,
-    grst,
-    gsam,
-    looksam,
     parse,
-    rst,
-    sam,
-    sgd,
-    ssam_d,
-    ssam_f,
 )
 from sharpscope.optimizers import names
+from sharpscope.optimizers.names import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
 from sharpscope.optimizers.rules import Rule
 
 EXPRESSIONS = [
