@@ -42,13 +42,13 @@ def climbed(source: Source, seed: int = 0) -> Iterator[Climb]:
         yield _on_problem(source, seed)
     elif isinstance(source, Batch):
         named = {name: p for name, p in source.model.named_parameters() if p.requires_grad}
-        kept = [p.grad for p in named.values()]
+        kept = [(p, p.grad) for p in source.model.parameters()]  # a closure clears those of frozen parameters too
         probe = Probe(list(named.values()), tuple(named), closure=source, seed=seed, modules=[source.model])
         try:
             yield _on_batch(source, probe)
         finally:
             probe.undo()
-            for p, g in zip(named.values(), kept, strict=True):
+            for p, g in kept:
                 p.grad = g
     else:
         raise TypeError(
