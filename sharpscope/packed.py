@@ -55,9 +55,7 @@ class PackedMask:
         for name, part in parts.items():
             if part.dtype not in (np.bool_, torch.bool):
                 kind = str(part.dtype).removeprefix("torch.")
-                raise ValueError(
-                    f"mask {label!r} got {kind} for {name}, expected booleans: convert with mask.bool()"
-                )
+                raise ValueError(f"mask {label!r} got {kind} for {name}, expected booleans: convert with mask.bool()")
         shapes = tuple(tuple(part.shape) for part in parts.values())
         packed = PackedMask(tuple(parts), shapes, np.empty(0, dtype=np.uint64))
         packed.words = np.zeros(int(packed.starts[-1]), dtype=np.uint64)
@@ -96,11 +94,11 @@ class PackedMask:
         """
         if (self.names, self.shapes) == (names, shapes):
             return self
-        if odd := [name for name in dict.fromkeys((*names, *self.names)) if name not in names or name not in self.names]:
+        if odd := [
+            name for name in dict.fromkeys((*names, *self.names)) if name not in names or name not in self.names
+        ]:
             shown = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
-            raise ValueError(
-                f"{label} ({shown} in one of them only), expected the same: compare masks of one model"
-            )
+            raise ValueError(f"{label} ({shown} in one of them only), expected the same: compare masks of one model")
         place = {name: index for index, name in enumerate(self.names)}
         order = [place[name] for name in names]
         for name, index, shape in zip(names, order, shapes, strict=True):

@@ -136,7 +136,9 @@ class GradientRatio(Result):
                 "share r < 0": self.share(counts),
                 "zero numerators": counts[0],
                 "zero denominators": counts[-1],
-                **{f"quantile {level:g}": value for level, value in zip(LEVELS, self.quantiles_of(counts), strict=True)},
+                **{
+                    f"quantile {level:g}": value for level, value in zip(LEVELS, self.quantiles_of(counts), strict=True)
+                },
             }
             rows += [(scope, name, quantity, float(value)) for quantity, value in found.items()]
         return dict(zip(("scope", "name", "quantity", "value"), (list(column) for column in zip(*rows, strict=True))))

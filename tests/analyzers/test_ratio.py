@@ -582,8 +582,14 @@ def test_error_texts() -> None:
         gradient_ratio(problem, Ball(0))
     weight, bias = torch.ones(1, 2, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
     for mask, text in (
-        ({"weight": weight}, "the mask got other parameters than the model (bias in one of them only), expected the same"),
-        ({"weight": weight[0], "bias": bias}, "the mask got shape (2,) for weight, expected (1, 2): compare masks of one"),
+        (
+            {"weight": weight},
+            "the mask got other parameters than the model (bias in one of them only), expected the same",
+        ),
+        (
+            {"weight": weight[0], "bias": bias},
+            "the mask got shape (2,) for weight, expected (1, 2): compare masks of one",
+        ),
         ({"weight": weight.int(), "bias": bias}, "mask 'mask' got int32 for weight, expected booleans: convert with"),
     ):
         with pytest.raises(ValueError, match="^" + re.escape(text)):
