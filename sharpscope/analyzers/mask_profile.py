@@ -94,6 +94,7 @@ def mask_profile(
         for field, value in _against(name, flat, score, cuts).items():
             rows.setdefault(field, []).append(value)
     channels = [part.reshape(part.shape[0], -1).sum(axis=1) if part.ndim else part.reshape(1) for part in parts]
+    measured: dict[str, Any] = {field: np.array(values) for field, values in rows.items() if field != "scores"}
     return MaskProfile(
         layers=problem.names,
         kinds=kinds_of(problem.model, problem.names),
@@ -102,8 +103,8 @@ def mask_profile(
         selected=packed.selected,
         channels=np.array([len(one) for one in channels], dtype=np.int64),
         channel_selected=np.concatenate(channels).astype(np.int64),
-        scores=tuple(rows.pop("scores")),
-        **{field: np.array(values) for field, values in rows.items()},
+        scores=tuple(rows["scores"]),
+        **measured,
         **known.figures(),
         probes=probes,
         perturbation=repr(perturbation),

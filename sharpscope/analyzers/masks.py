@@ -133,12 +133,12 @@ class MaskOverlap(Result):
     @property
     def dropped(self) -> np.ndarray:
         """(L, m - 1) int64: ones of mask i that mask i + 1 has not."""
-        return self.selected[:, :-1] - np.diagonal(self.intersections, 1, 1, 2)
+        return np.asarray(self.selected[:, :-1] - np.diagonal(self.intersections, 1, 1, 2))
 
     @property
     def grown(self) -> np.ndarray:
         """(L, m - 1) int64: ones of mask i + 1 that mask i has not."""
-        return self.selected[:, 1:] - np.diagonal(self.intersections, 1, 1, 2)
+        return np.asarray(self.selected[:, 1:] - np.diagonal(self.intersections, 1, 1, 2))
 
     @property
     def turnover(self) -> np.ndarray:

@@ -140,29 +140,25 @@ class MaskProfile(Result):
 
     def table(self, style: str = "github") -> str:
         """The whole profile against random masks, as text; ``style`` is any table format of tabulate."""
-        percent, plain = (
-            (lambda x: "" if np.isnan(x) else f"{100 * x:.1f} %"),
-            (lambda x: "" if np.isnan(x) else f"{x:.3f}"),
-        )
-        rows = [["entries selected", percent(self.density), "", "", ""]]
+        rows = [["entries selected", _percent(self.density), "", "", ""]]
         for i, name in enumerate(self.scores):
             chance = f"0.500 +- {self.auc_deviation[i]:.1g}" if np.isfinite(self.auc[i]) else ""
-            rows.append([f"ROC area, {name}", plain(self.auc[i]), chance, "1", _z(self.auc_z[i])])
+            rows.append([f"ROC area, {name}", _plain(self.auc[i]), chance, "1", _z(self.auc_z[i])])
         for i, name in enumerate(self.scores):
             if np.isfinite(self.captured[i]) and name != HESSIAN:  # its total is the trace
-                chance = f"{percent(self.captured_chance[i])} +- {100 * self.captured_deviation[i]:.1g}"
-                best = percent(self.captured_best[i])
+                chance = f"{_percent(self.captured_chance[i])} +- {100 * self.captured_deviation[i]:.1g}"
+                best = _percent(self.captured_best[i])
                 rows.append(
-                    [f"share of total, {name}", percent(self.captured[i]), chance, best, _z(self.captured_z[i])]
+                    [f"share of total, {name}", _percent(self.captured[i]), chance, best, _z(self.captured_z[i])]
                 )
         if np.isfinite(self.trace_share):
-            mine = f"{percent(self.trace_share)} +- {100 * self.trace_share_error:.1g}"
+            mine = f"{_percent(self.trace_share)} +- {100 * self.trace_share_error:.1g}"
             where = self.scores.index(HESSIAN)
-            chance = f"{percent(self.density)} +- {100 * self.captured_deviation[where]:.1g}"
+            chance = f"{_percent(self.density)} +- {100 * self.captured_deviation[where]:.1g}"
             rows.append(["share of trace(H)", mine, chance, "", _z(self.captured_z[where])])
         if np.isfinite(self.top_share):
             rows.append(
-                ["lambda_1 of the block / lambda_1", percent(self.top_share), percent(self.random_top_share), "", ""]
+                ["lambda_1 of the block / lambda_1", _percent(self.top_share), _percent(self.random_top_share), "", ""]
             )
         head = ["quantity", "this mask", "random mask", "best possible", "z"]
         return tabulate(rows, head, tablefmt=style, disable_numparse=True, colalign=("left", *["right"] * 4))
@@ -244,6 +240,14 @@ def _hypergeometric(total: int, ones: int, sizes: np.ndarray) -> tuple[np.ndarra
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
+
+
+def _percent(value: float) -> str:
+    return "" if np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _plain(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3f}"
 
 
 def _z(value: float) -> str:

@@ -62,7 +62,8 @@ class RatioRecorder:
         source = batch if batch is not None else self.problem
         if source is None:
             raise ValueError(
-                "RatioRecorder got no problem and no batch, expected one: RatioRecorder(problem) or record(step, batch=...)"
+                "RatioRecorder got no problem and no batch, expected one: RatioRecorder(problem) or "
+                "record(step, batch=...)"
             )
         mask = (self.masks() or None) if self.masks is not None else None
         self.ratios.append(gradient_ratio(source, self.perturbation, mask=mask, base=self.base, seed=self.seed))

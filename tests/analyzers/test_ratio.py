@@ -500,7 +500,7 @@ def test_tidy_tables() -> None:
     share = table[(table.scope == "all") & (table.quantity == "share r < 0")].value.item()
     assert share == found.share_below_zero
     series = gradient_ratio(problem, [Ball(0.1), Ball(0.2)]).to_frame()
-    assert list(series.columns)[0] == "rho" and set(series.rho) == {0.1, 0.2}
+    assert series.columns[0] == "rho" and set(series.rho) == {0.1, 0.2}
 
 
 def state(model: nn.Module) -> list[Any]:
