@@ -46,7 +46,8 @@ def diagonal(operator: Operator, mask: Tensor, probes: int, seed: int, progress:
             shown.update(1)
     if not bool(torch.isfinite(mean).all()):
         raise ArithmeticError(
-            f"the diagonal of the {operator.text} is not finite, expected finite numbers: check the loss at these weights"
+            f"the diagonal of the {operator.text} is not finite, expected finite numbers: "
+            f"check the loss at these weights"
         )
     trace, inside = sums.sum(axis=0) if exact else sums.mean(axis=0)
     share = inside / trace if trace else float("nan")

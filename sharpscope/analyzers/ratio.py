@@ -141,7 +141,8 @@ class GradientRatio(Result):
                 },
             }
             rows += [(scope, name, quantity, float(value)) for quantity, value in found.items()]
-        return dict(zip(("scope", "name", "quantity", "value"), (list(column) for column in zip(*rows, strict=True))))
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return dict(zip(("scope", "name", "quantity", "value"), columns, strict=True))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
