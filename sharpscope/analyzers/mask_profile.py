@@ -58,7 +58,8 @@ def mask_profile(
         perturbation: behind g_SAM; ``Ball(0.1)`` by default.
         samples: examples behind the Fisher diagonal.
         curvature: without it the Hessian is not touched, and what is of it is nan or left out.
-        probes: products behind diagonal and trace; as many as there are parameters make both exact.
+        probes: products behind diagonal and trace; as many as there are parameters make both exact.  Trace and shares
+            carry their error; the noise of single entries draws the diagonal's area under the curve towards 0.5.
         draws: random masks whose lambda_1 is computed beside the mask's own; 0 for none.
         tol: relative residual of the eigenvalues.
         seed: of the Fisher's examples, probes, random masks and starting vectors.

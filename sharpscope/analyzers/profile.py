@@ -143,7 +143,9 @@ class MaskProfile(Result):
         rows = [["entries selected", _percent(self.density), "", "", ""]]
         for i, name in enumerate(self.scores):
             chance = f"0.500 +- {self.auc_deviation[i]:.1g}" if np.isfinite(self.auc[i]) else ""
-            rows.append([f"ROC area, {name}", _plain(self.auc[i]), chance, "1", _z(self.auc_z[i])])
+            noisy = name == HESSIAN and self.probes < self.sizes.sum()
+            text = f"{name} ({self.probes} probes)" if noisy else name
+            rows.append([f"ROC area, {text}", _plain(self.auc[i]), chance, "1", _z(self.auc_z[i])])
         for i, name in enumerate(self.scores):
             if np.isfinite(self.captured[i]) and name != HESSIAN:  # its total is the trace
                 chance = f"{_percent(self.captured_chance[i])} +- {100 * self.captured_deviation[i]:.1g}"

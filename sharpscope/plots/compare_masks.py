@@ -36,7 +36,7 @@ def mask_overlaps(overlaps: Mapping[str, MaskOverlap], *, figure: Figure | None 
     same_layers = len({one.layers for one in overlaps.values()}) == 1
     feet = [label_height(one.layers, _LAYERS_WIDTH) for one in overlaps.values()]
     figure = canvas(
-        DOUBLE_COLUMN, 1.45 * rows + 0.35 + (max(feet) if same_layers else sum(feet)), figure, "constrained"
+        DOUBLE_COLUMN, 1.45 * rows + 0.25 + (max(feet) if same_layers else sum(feet)), figure, "constrained"
     )
     grid = figure.subplots(rows, 3, squeeze=False, width_ratios=(1.0, 1.25, 2.2))
     for row, (label, one) in enumerate(overlaps.items()):
@@ -60,7 +60,8 @@ def mask_overlaps(overlaps: Mapping[str, MaskOverlap], *, figure: Figure | None 
     handles = grid[0, 1].get_legend_handles_labels()
     if handles[0]:
         grid[0, 1].legend(*handles, fontsize=SMALL, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.1)
-    bar = figure.colorbar(image, ax=list(grid[:, 0]), location="bottom", fraction=0.06, pad=0.02, aspect=14.0)
+    foot = grid[-1, 0].inset_axes((0.0, -0.62, 1.0, 0.07))  # in the room beside the layers' names
+    bar = figure.colorbar(image, cax=foot, orientation="horizontal", ticks=[-1.0, 0.0, 1.0])
     bar.set_label(MEASURES["kappa"][0])
     bar.outline.set_linewidth(0.6)
     prepare(bar.ax)
@@ -92,6 +93,7 @@ def mask_profiles(profiles: Mapping[str, MaskProfile], *, figure: Figure | None 
         draw_enrichment(right, one, names=last or not same_layers, width=_LAYERS_WIDTH, color=styles[label].color)
         if row:
             right.set_title("", loc="right")
+            left.set_title("", loc="right")
         if not last:
             left.set_xlabel("")
             left.tick_params(labelbottom=False)

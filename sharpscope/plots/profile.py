@@ -65,7 +65,8 @@ def draw_capture(ax: Axes, profile: MaskProfile, *, color: str = PALETTE[0]) -> 
     ax.set_yticks(places, texts)
     ax.invert_yaxis()
     ax.set_xlim(0.0, max(104.0, 1.04 * 100 * float(np.max(share))))
-    ax.set_xlabel("held by the mask (%),  dashed: random mask,  |: most possible")
+    ax.set_xlabel("held by the mask (%)")
+    ax.set_title("dashed: random mask,  |: most possible", loc="right", fontsize=SMALL)
     return ax
 
 
@@ -116,7 +117,7 @@ def draw_enrichment(
     most = 1.0 / profile.density if profile.density else 1.0
     ax.set_ylim(0.0, min(1.06 * most, 1.2 * float(np.nanmax(found["high"]))))
     ax.set_xlim(-0.7, len(places) - 0.3)
-    ax.set_ylabel("density / density of the mask")
+    ax.set_ylabel("enrichment")
     if by == "layer":
         name_layers(ax, profile.layers, show=names, width=width)
     else:

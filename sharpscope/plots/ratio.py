@@ -89,7 +89,7 @@ def draw_sides(ax: Axes, ratio: GradientRatio) -> Axes:
     ax.set_ylim(0.0, 1.35 * top or 1.0)
     ax.set_xlabel(r_label(ratio.base))
     ax.set_ylabel(COORDINATES)
-    ax.legend(loc="upper left", fontsize=SMALL)
+    ax.legend(loc="upper left", fontsize=SMALL, frameon=True, framealpha=1.0, edgecolor="white")
     return ax
 
 
@@ -150,7 +150,7 @@ def draw_series(ax: Axes, series: RatioSeries, *, color: str = PALETTE[0], label
     handles, names = (
         a + b for a, b in zip(ax.get_legend_handles_labels(), twin.get_legend_handles_labels(), strict=True)
     )
-    ax.legend(handles, names, fontsize=SMALL, loc="best")
+    ax.legend(handles, names, fontsize=SMALL, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax
 
 
