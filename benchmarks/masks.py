@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import subprocess
-import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -40,26 +38,16 @@ def one_mask(shapes: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tens
     return {name: torch.rand(p.shape, generator=rng, dtype=torch.float32) < 0.5 for name, p in shapes.items()}
 
 
-def peak() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def overlaps() -> tuple[float, float]:
-    """Median seconds of an overlap matrix, and MB at its peak beyond the packed masks (needs a process of its own)."""
+    """Median seconds of an overlap matrix, and the MB that it allocates at its peak beyond the packed masks."""
     shapes = parameters()
     packed = [ss.PackedMask.of(one_mask(shapes, seed)) for seed in range(MASKS)]
-    before = peak()
+    seconds = best_of(lambda: ss.mask_overlap(packed))
+    tracemalloc.start()
     ss.mask_overlap(packed)
-    beyond = peak() - before
-    return best_of(lambda: ss.mask_overlap(packed)), beyond
-
-
-def apart() -> tuple[float, float]:
-    """``overlaps`` in a fresh process, whose peak of memory is its own."""
-    command = [sys.executable, "-c", "from benchmarks.masks import overlaps; print(*overlaps())"]
-    seconds, beyond = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(seconds), float(beyond)
+    beyond = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    return seconds, beyond
 
 
 def histogram(inside: bool) -> float:
@@ -80,7 +68,7 @@ def packing() -> tuple[float, float]:
 
 def main() -> None:
     size = sum(p.numel() for p in parameters().values())
-    seconds, beyond = apart()
+    seconds, beyond = overlaps()
     packed, unpacked = packing()
     rows = [
         (f"overlaps, survival and union of {MASKS} masks, seconds", "<= 2", f"{seconds:.3f}"),

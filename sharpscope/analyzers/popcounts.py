@@ -11,7 +11,7 @@ from sharpscope.packed import PackedMask
 
 __all__ = ["Counts", "count_all"]
 
-_BYTES = 1 << 19  # of one block of all masks: what a cache holds beside its copies
+_BYTES = 1 << 21  # of one block of all masks: long rows for the loops of numpy, and still within a cache
 
 
 @dataclass(frozen=True)
