@@ -125,12 +125,18 @@ class MaskProfile(Result):
             }
 
     def answer(self) -> str:
-        """Does this mask select the sharp parameters?  One sentence, by the trace of the Hessian inside the mask."""
+        """Does this mask select the sharp parameters?  One sentence, by the trace of the Hessian inside the mask.
+
+        Yes where the mask holds more of the trace than random masks do, by two standard deviations of those and of the
+        estimate together.
+        """
         if np.isnan(self.trace_share):
             return "not known: the profile was made without curvature, or the trace is 0"
-        excess, error = self.trace_share - self.density, self.trace_share_error
+        error = self.trace_share_error
+        spread = float(np.hypot(error, np.nan_to_num(self.captured_deviation[self.scores.index(HESSIAN)])))
+        excess = self.trace_share - self.density
         verdict = (
-            "yes" if excess > 2.0 * error else "no, the flat ones" if excess < -2.0 * error else "no more than chance"
+            "yes" if excess > 2.0 * spread else "no, the flat ones" if excess < -2.0 * spread else "no more than chance"
         )
         return (
             f"{verdict}: {100 * self.density:.3g} % of the entries hold {100 * self.trace_share:.3g} +- "

@@ -39,6 +39,8 @@ def mask_overlaps(overlaps: Mapping[str, MaskOverlap], *, figure: Figure | None 
         DOUBLE_COLUMN, 1.45 * rows + 0.25 + (max(feet) if same_layers else sum(feet)), figure, "constrained"
     )
     grid = figure.subplots(rows, 3, squeeze=False, width_ratios=(1.0, 1.25, 2.2))
+    crossed = any(np.isnan(one.layer_kappa[:, 0, -1]).any() for one in overlaps.values())
+    note = "first against last mask" + (",  ×: all or none selected" if crossed else "")
     for row, (label, one) in enumerate(overlaps.items()):
         square, time, layers = (prepare(ax) for ax in grid[row])
         image = heatmap_image(square, one, ticks=3)
@@ -46,7 +48,7 @@ def mask_overlaps(overlaps: Mapping[str, MaskOverlap], *, figure: Figure | None 
         draw_time(time, one, legend=False)
         last = row == rows - 1
         draw_layers(layers, one, names=last or not same_layers, width=_LAYERS_WIDTH)
-        layers.set_title("first against last mask" if row == 0 else "", loc="right", fontsize=SMALL)
+        layers.set_title(note if row == 0 else "", loc="right", fontsize=SMALL)
         for ax in (time, layers):
             ax.set_ylabel("Cohen's κ")
         if not last and same_masks:
@@ -89,11 +91,12 @@ def mask_profiles(profiles: Mapping[str, MaskProfile], *, figure: Figure | None 
         left, right = (prepare(ax) for ax in grid[row])
         draw_capture(left, one, color=styles[label].color)
         left.set_title(label, loc="left", fontsize=8.5, fontweight="bold")
+        left.set_title("", loc="right")
+        left.set_xlabel("held by the mask (%)\ndashed: random mask,  |: most possible")
         last = row == rows - 1
         draw_enrichment(right, one, names=last or not same_layers, width=_LAYERS_WIDTH, color=styles[label].color)
         if row:
             right.set_title("", loc="right")
-            left.set_title("", loc="right")
         if not last:
             left.set_xlabel("")
             left.tick_params(labelbottom=False)

@@ -288,6 +288,8 @@ def test_the_answer() -> None:
     assert dropped.answer().startswith("no, the flat ones: ")
     where = kept.scores.index("Hessian diagonal")
     assert kept.auc[where] == 1.0 and dropped.auc[where] == 0.0 and kept.auc_z[where] > 3
+    even = mask_profile(random_mask(problem), problem, probes=problem.size, draws=0)
+    assert even.answer().startswith("no more than chance: ")
     plain = mask_profile(mask, problem, curvature=False)
     assert plain.answer().startswith("not known") and "Hessian diagonal" not in plain.scores
     assert "ROC area, Hessian diagonal" in kept.table() and "share of trace(H)" in kept.table()
