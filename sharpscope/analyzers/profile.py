@@ -139,8 +139,9 @@ class MaskProfile(Result):
             "yes" if excess > 2.0 * spread else "no, the flat ones" if excess < -2.0 * spread else "no more than chance"
         )
         return (
-            f"{verdict}: {100 * self.density:.3g} % of the entries hold {100 * self.trace_share:.3g} +- "
-            f"{100 * error:.2g} % of trace(H) and {100 * self.top_share:.3g} % of lambda_1"
+            f"{verdict}: {100 * self.density:.3g} % of the entries hold {100 * self.trace_share:.3g}"
+            + (f" +- {100 * error:.2g}" if error else "")
+            + f" % of trace(H) and {100 * self.top_share:.3g} % of lambda_1"
             + (f" (random masks {100 * self.random_top_share:.3g} %)" if len(self.random_tops) else "")
         )
 

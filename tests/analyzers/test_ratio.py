@@ -612,3 +612,14 @@ def test_gradients_that_are_not_finite_are_refused(at: float) -> None:
         ValueError, match=r"^a gradient is not finite, expected finite numbers: check the loss at w and"
     ):
         gradient_ratio(problem, Ball(0.1))
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_an_empty_and_a_full_mask_leave_one_side_empty(value: bool) -> None:
+    *_, problem = deep()
+    mask = {name: torch.full(w.shape, value) for name, w in zip(problem.names, problem.weights, strict=True)}
+    found = gradient_ratio(problem, mask=mask)
+    sides = found.groups("side")
+    full, empty = ("inside", "outside") if value else ("outside", "inside")
+    assert np.array_equal(sides[full], found.tally.sum(axis=0)) and not sides[empty].any()
+    assert math.isnan(found.share(sides[empty])) and np.isnan(found.quantiles_of(sides[empty])).all()
