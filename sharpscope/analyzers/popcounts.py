@@ -47,9 +47,11 @@ def _count_block(block: np.ndarray, shared: np.ndarray, stayed: np.ndarray, unio
         shared[i, i:] += _ones(both)
         if i:
             buffer[i] &= ~block[i - 1]  # those that came with mask i
-        for j in range(i + 1, len(block)):
-            buffer[j] &= buffer[j - 1]
-        stayed[i, i:] += _ones(buffer[i:])
+        last = i
+        while last + 1 < len(block) and buffer[last].any():  # none is left: none comes back
+            last += 1
+            buffer[last] &= buffer[last - 1]
+        stayed[i, i : last + 1] += _ones(buffer[i : last + 1])
     union += _ones(np.bitwise_or.accumulate(block, axis=0, out=buffer))
 
 
