@@ -4,8 +4,11 @@ Training optimizers (SGD, SAM, Sparse SAM, randomised SAM and their relatives) b
 SAM-vs-SGD gradient ratio, filter-normalised loss surfaces, certified Hessian spectra, mask statistics), stored in HDF5.
 """
 
+from sharpscope.analyzers.mask_profile import mask_profile
 from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
-from sharpscope.analyzers.ratio import GradientRatio, gradient_ratio
+from sharpscope.analyzers.profile import MaskProfile
+from sharpscope.analyzers.ratio import GradientRatio, RatioSeries, gradient_ratio
+from sharpscope.analyzers.record import RatioRecorder
 from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surface import Line, Surface, line, surface
 from sharpscope.ascent.batch import Batch
@@ -19,6 +22,7 @@ from sharpscope.optimizers.names import asam, esam, gnr, grst, gsam, looksam, rs
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
 from sharpscope.optimizers.shell import SharpnessAware
 from sharpscope.optimizers.text import RuleError, parse
+from sharpscope.packed import PackedMask
 from sharpscope.plots import plot
 from sharpscope.problem import Problem, ProblemError
 from sharpscope.results import Result
@@ -50,12 +54,17 @@ __all__ = [
     "History",
     "Line",
     "MaskOverlap",
+    "MaskProfile",
+    "PackedMask",
+    "RatioRecorder",
+    "RatioSeries",
     "Result",
     "Spectrum",
     "Surface",
     "gradient_ratio",
     "line",
     "mask_overlap",
+    "mask_profile",
     "spectrum",
     "surface",
     # training: the optimizer and the methods by name

@@ -136,12 +136,20 @@ def _train(
     click.echo(table(run))
 
 
+_FLAGS = {  # what each option of `analyze` computes
+    "spectrum": ("spectrum",),
+    "surface": ("surface",),
+    "ratio": ("ratio", "ratio_course"),
+    "masks": ("masks", "mask_profile"),
+}
+
+
 @main.command("analyze")
 @click.argument("run")
 @click.option("--spectrum", is_flag=True, help="Top Hessian eigenvalues.")
 @click.option("--surface", is_flag=True, help="Filter-normalised loss surface.")
-@click.option("--ratio", is_flag=True, help="SAM-vs-SGD gradient ratio r.")
-@click.option("--masks", is_flag=True, help="Overlap of the masks over training.")
+@click.option("--ratio", is_flag=True, help="SAM-vs-SGD gradient ratio r, of every checkpoint that RUN keeps.")
+@click.option("--masks", is_flag=True, help="Overlap of the masks over training; does the last select what is sharp?")
 @click.option(
     "--examples", default=_ANALYSIS.examples, show_default=True, help="First so many training images; 0 for all."
 )
@@ -152,6 +160,7 @@ def _train(
 )
 @click.option("--span", default=_ANALYSIS.span, show_default=True, help="Half-width of the surface, in filter norms.")
 @click.option("--rho", default=_ANALYSIS.rho, show_default=True, help="Radius of the perturbation behind r.")
+@click.option("--probes", default=_ANALYSIS.probes, show_default=True, help="Products behind the Hessian's diagonal.")
 @click.option("--seed", default=_ANALYSIS.seed, show_default=True, help="Of starting vectors and directions.")
 @click.option("--replace", is_flag=True, help="Compute again what the run holds already.")
 @_command
@@ -160,12 +169,16 @@ def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
 
     \b
     Example: sharpscope analyze runs/ssam --spectrum --ratio
+    Example: sharpscope analyze runs/ssam --masks --ratio
     """
     opened = open_run(run)
-    chosen = [name for name in ANALYSES if options.pop(name)]
+    chosen = [name for flag, names in _FLAGS.items() if options.pop(flag) for name in names]
     how = Analysis(examples=examples or None, **options)
     analyze_run(opened, chosen or tuple(ANALYSES), how, replace=replace)
     click.echo(table(opened))
+    for name, member in members(opened).items():
+        if "mask_profile" in chosen and "mask_profile" in member.result_names():
+            click.echo(f"\n{name}: {member.results['mask_profile'].summary()}")
 
 
 @main.command("figures")

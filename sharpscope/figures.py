@@ -11,7 +11,8 @@ from tabulate import tabulate
 
 from sharpscope import plots
 from sharpscope.analyzers.masks import MaskOverlap
-from sharpscope.analyzers.ratio import GradientRatio
+from sharpscope.analyzers.profile import MaskProfile
+from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Surface
 from sharpscope.history import History
@@ -23,9 +24,11 @@ __all__ = ["draw_run", "members", "table"]
 _FIGURES: dict[str, tuple[type[Result], Callable[..., Any]]] = {
     "training": (History, plots.training_curves),
     "r_ratio": (GradientRatio, plots.ratio_histograms),
+    "r_ratio_course": (RatioSeries, plots.ratio_courses),
     "surfaces": (Surface, plots.surfaces),
     "spectra": (Spectrum, plots.spectra),
     "masks": (MaskOverlap, plots.mask_overlaps),
+    "mask_profiles": (MaskProfile, plots.mask_profiles),
 }
 
 

@@ -6,7 +6,9 @@ print it and a test can compare it without knowing which analyzer made it.  This
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import html
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,6 +18,7 @@ __all__ = ["Result", "draw_with", "result_kinds"]
 
 _KINDS: dict[str, type[Result]] = {}
 _DRAWER: list[Callable[..., Any]] = []  # results know no pictures; the package that draws them registers here
+_THUMBNAIL: list[Callable[[Any], bytes | None]] = []
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +49,30 @@ class Result:
         """Draw this result; shorthand for ``sharpscope.plot(result, ax=None)``.  Returns the matplotlib axes."""
         return _DRAWER[0](self, ax=ax, **options)
 
+    def tidy(self) -> dict[str, Any]:
+        """The content as a tidy table, {name: column}, one row per quantity; by default the plain numbers and texts."""
+        plain = {name: value for name, value in self.fields().items() if _is_plain(value)}
+        return {"quantity": list(plain), "value": list(plain.values())}
+
+    def to_frame(self) -> Any:
+        """``tidy()`` as a pandas DataFrame.  Raises ImportError where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                "to_frame got no pandas, expected it to be installed: pip install 'sharpscope[frames]'"
+            ) from error
+        return pandas.DataFrame(self.tidy())
+
+    def _repr_html_(self) -> str:
+        """The summary and a small picture, for a notebook."""
+        text = f"<div><code>{html.escape(self.summary())}</code></div>"
+        picture = _THUMBNAIL[0](self) if _THUMBNAIL else None
+        if picture is None:
+            return text
+        data = base64.b64encode(picture).decode()
+        return f'{text}<img alt="{html.escape(type(self).__name__)}" src="data:image/png;base64,{data}">'
+
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or not isinstance(other, Result):
             return False
@@ -63,9 +90,10 @@ def result_kinds() -> dict[str, type[Result]]:
     return dict(_KINDS)
 
 
-def draw_with(drawer: Callable[..., Any]) -> None:
-    """Let ``result.plot(...)`` call ``drawer(result, ax=..., ...)``."""
+def draw_with(drawer: Callable[..., Any], thumbnail: Callable[[Any], bytes | None] | None = None) -> None:
+    """Let ``result.plot(...)`` call ``drawer(result, ax=..., ...)``, and a notebook ``thumbnail(result) -> PNG``."""
     _DRAWER[:] = [drawer]
+    _THUMBNAIL[:] = [] if thumbnail is None else [thumbnail]
 
 
 def _is_plain(value: Any) -> bool:

@@ -49,14 +49,15 @@ def test_train_analyze_figures_show(run: Path, tmp_path: Path) -> None:
     light = ["--examples", "64", "--k", "2", "--tol", "0.05", "--resolution", "3"]
     analysed = call("analyze", run, "--spectrum", "--masks", *light)
     assert analysed.exit_code == 0, analysed.output
-    assert open_run(run).result_names() == ["masks", "spectrum"]
+    assert open_run(run).result_names() == ["mask_profile", "masks", "spectrum"]
+    assert "selects the sharp parameters?" in analysed.output
     assert "lambda_1/lambda_2" in analysed.output
     assert call("analyze", run, *light).exit_code == 0
-    assert sorted(open_run(run).result_names()) == ["masks", "ratio", "spectrum", "surface"]
+    assert sorted(open_run(run).result_names()) == ["mask_profile", "masks", "ratio", "spectrum", "surface"]
     drawn = call("figures", run, "--out", tmp_path / "figures", "--format", "png")
     assert drawn.exit_code == 0, drawn.output
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
-        "masks.png", "r_ratio.png", "spectra.png", "surfaces.png", "training.png",
+        "mask_profiles.png", "masks.png", "r_ratio.png", "spectra.png", "surfaces.png", "training.png",
     ]  # fmt: skip
     shown = call("show", run).output
     for words in (

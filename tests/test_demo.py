@@ -18,7 +18,7 @@ SHORT = Plan(
     replace(DIGITS.experiment, settings=replace(DIGITS.experiment.settings, epochs=2), train=256, test=64),
     Analysis(examples=128, tol=0.05, resolution=3),
 )
-PICTURES = ["masks", "r_ratio", "spectra", "surfaces", "training"]
+PICTURES = ["mask_profiles", "masks", "r_ratio", "spectra", "surfaces", "training"]
 
 
 def short_demo(folder: Path) -> Run:
@@ -36,7 +36,9 @@ def test_five_methods_all_pictures(run: Run) -> None:
     assert sorted(path.name for path in figures.iterdir()) == [f"{p}.{end}" for p in PICTURES for end in ("pdf", "png")]
     for method in METHODS:
         names = set(run.child(method).result_names())
-        assert names == {"ratio", "spectrum", "surface"} | ({"masks"} if method.startswith("SSAM") else set())
+        assert names == {"ratio", "spectrum", "surface"} | (
+            {"masks", "mask_profile"} if method.startswith("SSAM") else set()
+        )
     rows = table(run).splitlines()
     assert [row.split("|")[1].strip() for row in rows[2:]] == list(METHODS)
     assert rows[2].split("|")[7].strip() == "1.00" and rows[3].split("|")[7].strip() == "2.00"

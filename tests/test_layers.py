@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 ROWS: list[set[str]] = [
     # the ground: its modules may import each other, as long as there is no cycle
-    {"vectors", "schedules", "results", "distributed", "progress", "bits", "pieces", "losses", "examples"},
+    {"vectors", "schedules", "results", "distributed", "progress", "bits", "packed", "pieces", "losses", "examples"},
     {"history"},
     {"problem"},
     {"operators", "ascent"},

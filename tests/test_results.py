@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any
 
@@ -109,3 +110,23 @@ def test_history_is_a_result() -> None:
     assert history != replace(history, train_loss=line + 1)
     assert history.summary() == "History(rule='sgd()', epochs=3, steps_per_epoch=5)"
     assert result_kinds()["History"] is History
+
+
+def test_a_table_of_plain_fields() -> None:
+    pytest.importorskip("pandas")
+    table = Sample(number=2.5, array=np.zeros(3), text="b").to_frame()
+    assert dict(zip(table["quantity"], table["value"], strict=True)) == {"number": 2.5, "text": "b", "table": None}
+
+
+def test_without_pandas_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError) as caught:
+        Sample().to_frame()
+    assert str(caught.value) == (
+        "to_frame got no pandas, expected it to be installed: pip install 'sharpscope[frames]'"
+    )
+
+
+def test_a_notebook_sees_text_where_there_is_no_drawing() -> None:
+    page = Sample(text="<script>")._repr_html_()
+    assert "&lt;script&gt;" in page and "<script>" not in page and "<img" not in page

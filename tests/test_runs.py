@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sharpscope.analyzers.masks import MaskOverlap
-from sharpscope.analyzers.ratio import GradientRatio
+from sharpscope.analyzers.profile import MaskProfile
+from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Surface
 from sharpscope.runs import Analysis, Experiment, analyze_run, leaves, problem_of, train_run
@@ -79,6 +80,7 @@ def test_an_existing_path_is_refused(finished: Run, tmp_path: Path) -> None:
 def test_analyses_are_kept_and_equal(finished: Run) -> None:
     first = analyze_run(finished, how=LIGHT)
     kinds = {"spectrum": Spectrum, "surface": Surface, "ratio": GradientRatio, "masks": MaskOverlap}
+    kinds["mask_profile"] = MaskProfile
     assert {name: type(result) for name, result in first.items()} == kinds
     assert analyze_run(finished, how=LIGHT) == first
     for change, text in (
@@ -113,7 +115,7 @@ def test_children_are_analysed_each(tmp_path: Path) -> None:
 
 def test_bad_requests(tmp_path: Path, finished: Run) -> None:
     with pytest.raises(
-        ValueError, match="got the analysis 'spectra', expected some of spectrum, surface, ratio, masks"
+        ValueError, match="got the analysis 'spectra', expected some of spectrum, surface, ratio, ratio_course, masks"
     ):
         analyze_run(finished, ["spectra"])
     bare = create_run(tmp_path / "bare", QUICK.config())
@@ -151,3 +153,25 @@ def test_every_named_method_trains_from_its_text(tmp_path: Path) -> None:
 
 def test_leaves() -> None:
     assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+def test_r_over_the_checkpoints_and_inside_the_last_mask(tmp_path: Path) -> None:
+    run = train_run(QUICK, tmp_path / "run", keep=3)
+    found = analyze_run(run, ["ratio", "ratio_course"], LIGHT)
+    ratio, course = found["ratio"], found["ratio_course"]
+    assert isinstance(ratio, GradientRatio) and isinstance(course, RatioSeries)
+    assert course.axis == "step" and course.places.tolist() == [2, 4, 6]
+    assert np.array_equal(course[-1].tally, ratio.tally)  # the last weights
+    assert ratio.inside is not None and ratio.inside.sum() == 12029
+    with pytest.raises(
+        StoreError, match=re.escape("'ratio_course' with perturbation='Ball(0.1)', expected 'Ball(0.2)'")
+    ):
+        analyze_run(run, ["ratio_course"], replace(LIGHT, rho=0.2))
+    early = problem_of(run, 64, step=2)
+    assert early.loss() != problem_of(run, 64).loss()
+
+
+def test_kept_results_need_no_data(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = analyze_run(finished, how=LIGHT)
+    monkeypatch.setattr(Experiment, "images", lambda self: pytest.fail("the data was read"))
+    assert analyze_run(finished, how=LIGHT) == first

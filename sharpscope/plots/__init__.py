@@ -6,25 +6,29 @@ same bytes every time.  Drawing never shows a window, never changes ``rcParams``
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sharpscope.analyzers.masks import MaskOverlap
-from sharpscope.analyzers.ratio import GradientRatio
+from sharpscope.analyzers.profile import MaskProfile
+from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Line, Surface
 from sharpscope.history import History
-from sharpscope.plots.compare import lines, ratio_histograms, spectra, surfaces, training_curves
-from sharpscope.plots.compare_masks import mask_overlaps
+from sharpscope.plots.compare import lines, ratio_courses, ratio_histograms, spectra, surfaces, training_curves
+from sharpscope.plots.compare_masks import mask_overlaps, mask_profiles
 from sharpscope.plots.files import save_figure
 from sharpscope.plots.history import draw_history
 from sharpscope.plots.masks import draw_masks
-from sharpscope.plots.ratio import draw_ratio
+from sharpscope.plots.profile import draw_profile
+from sharpscope.plots.ratio import draw_ratio, draw_series
 from sharpscope.plots.spectrum import draw_spectrum
 from sharpscope.plots.style import STYLE, method_styles, prepare
 from sharpscope.plots.surface import draw_line, draw_surface
@@ -35,13 +39,17 @@ __all__ = [
     "draw_history",
     "draw_line",
     "draw_masks",
+    "draw_profile",
     "draw_ratio",
+    "draw_series",
     "draw_spectrum",
     "draw_surface",
     "lines",
     "mask_overlaps",
+    "mask_profiles",
     "method_styles",
     "plot",
+    "ratio_courses",
     "ratio_histograms",
     "save_figure",
     "spectra",
@@ -55,10 +63,12 @@ _DRAWINGS: dict[type[Result], tuple[Callable[..., Axes], Callable[..., Figure], 
     Surface: (draw_surface, surfaces, (4.0, 3.2)),
     Line: (draw_line, lines, (3.8, 2.7)),
     GradientRatio: (draw_ratio, ratio_histograms, (4.8, 2.8)),
+    RatioSeries: (draw_series, ratio_courses, (4.8, 2.8)),
     MaskOverlap: (draw_masks, mask_overlaps, (3.8, 3.1)),
+    MaskProfile: (draw_profile, mask_profiles, (4.6, 2.6)),
     History: (draw_history, training_curves, (4.0, 2.7)),
 }
-_WIDE = {"layers": (7.0, 3.4), "density": (7.0, 3.4)}
+_SIZES = {"layers": (7.0, 3.4), "density": (7.0, 3.4), "map": (6.0, 3.6), "roc": (3.8, 3.6)}  # of a view
 
 
 def plot(result: Result | Mapping[str, Result], ax: Axes | None = None, **options: Any) -> Axes:
@@ -77,7 +87,7 @@ def plot(result: Result | Mapping[str, Result], ax: Axes | None = None, **option
     draw, _, size = _drawing(result, "plot")
     if ax is not None:
         return draw(ax, result, **options)
-    with _new_figure(_WIDE.get(options.get("view", ""), size)) as figure:
+    with _new_figure(_SIZES.get(options.get("view", ""), size)) as figure:
         return draw(prepare(figure.subplots()), result, **options)
 
 
@@ -119,4 +129,19 @@ def _new_figure(size: tuple[float, float]) -> Iterator[Figure]:
             raise
 
 
-draw_with(plot)
+def thumbnail(result: Result) -> bytes | None:
+    """A small PNG of a result, for a notebook; None for a kind without a drawing."""
+    kind = next((kind for kind in type(result).__mro__ if kind in _DRAWINGS), None)
+    if kind is None:
+        return None
+    draw, _, size = _DRAWINGS[kind]
+    figure = Figure(figsize=size, layout="compressed")
+    FigureCanvasAgg(figure)
+    with matplotlib.rc_context(STYLE):
+        draw(prepare(figure.subplots()), result)
+        written = io.BytesIO()
+        figure.savefig(written, format="png", dpi=70)
+    return written.getvalue()
+
+
+draw_with(plot, thumbnail)

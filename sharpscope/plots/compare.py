@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sharpscope.analyzers.ratio import GradientRatio
+from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Line, Surface
 from sharpscope.history import History
 from sharpscope.plots.history import TEST_ERROR, finite, loss_axis, time_axis
-from sharpscope.plots.ratio import COORDINATES, draw_ratio, r_label
+from sharpscope.plots.ratio import COORDINATES, draw_histogram, histogram_limits, r_label
 from sharpscope.plots.spectrum import EIGENVALUE, ERROR_BAR
 from sharpscope.plots.style import DOUBLE_COLUMN, INK, SINGLE_COLUMN, canvas, method_styles, plain, prepare, styled
 from sharpscope.plots.surface import add_colorbar, draw_line, draw_surface, loss_scale
 
-__all__ = ["lines", "ratio_histograms", "spectra", "surfaces", "training_curves"]
+__all__ = ["lines", "ratio_courses", "ratio_histograms", "spectra", "surfaces", "training_curves"]
 
 
 @styled
@@ -87,16 +87,50 @@ def ratio_histograms(ratios: Mapping[str, GradientRatio], *, figure: Figure | No
             raise ValueError(f"ratio_histograms got another bin width for {label!r}; expected bins of one width")
     figure = canvas(DOUBLE_COLUMN * 0.75, max(0.7 + 1.0 * len(ratios), 2.2), figure)
     axes = figure.subplots(len(ratios), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    styles = method_styles(ratios)
+    styles, limits = method_styles(ratios), histogram_limits(list(ratios.values()))
     heights = []
     for ax, (label, ratio) in zip(axes, ratios.items(), strict=True):
-        draw_ratio(prepare(ax), ratio, color=styles[label].color, label=label, xlabel=False, ylabel=False)
+        options: dict[str, Any] = {"color": styles[label].color, "label": label, "limits": limits}
+        draw_histogram(prepare(ax), ratio, xlabel=False, ylabel=False, **options)
         heights.append(ax.get_ylim()[1])
-    edges = [ratio.edges for ratio in ratios.values()]
-    axes[-1].set_xlim(min(one[0] for one in edges), max(one[-1] for one in edges))
     axes[-1].set_ylim(0.0, max(heights))
     axes[-1].set_xlabel(r_label(first.base))
     figure.supylabel(COORDINATES, fontsize=8.5)
+    return figure
+
+
+@styled
+def ratio_courses(courses: Mapping[str, RatioSeries], *, figure: Figure | None = None) -> Figure:
+    """Draw the share of r < 0 and the median of r of several methods over radii or over training.
+
+    Bands of the median hold 25 to 75 % of the coordinates.  Returns the figure.  Raises ValueError for an empty
+    mapping, or where axes or logarithms differ.
+
+    >>> ratio_courses({"SGD": sgd, "SAM": sam})  # doctest: +SKIP
+    """
+    first = _some(courses, "ratio_courses")
+    for label, one in courses.items():
+        if (one.axis, one.base) != (first.axis, first.base):
+            got = f"{first.axis} in {first.base} and {one.axis} in {one.base} ({label})"
+            raise ValueError(f"ratio_courses got {got}; expected one axis and one logarithm, compute them alike")
+    figure = canvas(DOUBLE_COLUMN, 2.7, figure)
+    left, right = (prepare(ax) for ax in figure.subplots(1, 2))
+    for label, style in method_styles(courses).items():
+        one, looks = courses[label], {"color": style.color, "linestyle": style.linestyle, "marker": style.marker}
+        q = np.clip(one.quantiles, one.edges[0], one.edges[-1])
+        options: dict[str, Any] = looks | {"markevery": max(1, len(one) // 8)}
+        left.plot(one.places, 100 * one.share_below_zero, label=label, **options)
+        right.plot(one.places, q[:, 3], **options)
+        right.fill_between(one.places, q[:, 2], q[:, 4], color=style.color, alpha=0.15, linewidth=0)
+    left.set_ylim(0.0, 100.0)
+    left.set_ylabel("coordinates with r < 0 (%)")
+    right.axhline(0.0, color=INK, linewidth=0.7, linestyle="--")
+    right.set_ylabel("median of r, band 25 to 75 %")
+    for ax in (left, right):
+        ax.set_xlabel({"rho": r"radius $\rho$"}.get(first.axis, first.axis))
+        if first.axis == "rho":
+            ax.set_xscale("log")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(courses), 6))
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
+from sharpscope.packed import PackedMask
 
 SHAPES = {"conv.weight": (5, 3, 3), "conv.bias": (5,), "scale": (), "head.weight": (7, 11), "one": (1,), "byte": (8,)}
 SIZE = 45 + 5 + 1 + 77 + 1 + 8
@@ -34,6 +36,24 @@ def divided(a: float, b: float) -> float:
     return a / b if b else math.nan
 
 
+def kappa(a: set[Any], b: set[Any], size: int) -> float:
+    """Cohen's, from the four cells."""
+    observed = (len(a & b) + size - len(a | b)) / size
+    expected = (len(a) * len(b) + (size - len(a)) * (size - len(b))) / size**2
+    return divided(observed - expected, 1 - expected) if expected < 1 else math.nan
+
+
+def z(a: set[Any], b: set[Any], size: int) -> float:
+    first, second = len(a), len(b)
+    law = {
+        k: Fraction(math.comb(first, k) * math.comb(size - first, second - k), math.comb(size, second))
+        for k in range(second + 1)
+    }
+    mean = sum(k * p for k, p in law.items())
+    spread = math.sqrt(sum((k - mean) ** 2 * p for k, p in law.items()))
+    return float(len(a & b) - mean) / spread if spread else math.nan
+
+
 def same(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-15, atol=0.0, equal_nan=True)
 
@@ -53,10 +73,18 @@ def test_every_figure_by_brute_force() -> None:
             chance = len(A) * len(B) / SIZE
             same(found.chance_intersection[i, j], chance)
             same(found.chance_jaccard[i, j], divided(chance, len(A) + len(B) - chance))
+            np.testing.assert_allclose(found.kappa[i, j], kappa(A, B, SIZE), rtol=1e-12, atol=1e-14)
+            same(found.over_chance[i, j], divided(len(A & B), chance))
+            np.testing.assert_allclose(found.z[i, j], z(A, B, SIZE), rtol=1e-12)
             for k, layer in enumerate(SHAPES):
                 C, D = ones(a, layer), ones(b, layer)
                 assert found.intersections[k, i, j] == len(C & D)
                 same(found.layer_jaccard[k, i, j], divided(len(C & D), len(C | D)))
+                same(found.layer_overlap[k, i, j], divided(len(C & D), min(len(C), len(D))))
+                size = math.prod(SHAPES[layer])
+                np.testing.assert_allclose(found.layer_kappa[k, i, j], kappa(C, D, size), rtol=1e-12, atol=1e-14)
+                same(found.layer_over_chance[k, i, j], divided(len(C & D), len(C) * len(D) / size))
+                np.testing.assert_allclose(found.layer_z[k, i, j], z(C, D, size), rtol=1e-12)
         for k, layer in enumerate(SHAPES):
             assert found.selected[k, i] == len(ones(a, layer))
             same(found.density[k, i], len(ones(a, layer)) / math.prod(SHAPES[layer]))
@@ -117,22 +145,139 @@ def test_empty_and_full() -> None:
 
 @pytest.mark.parametrize(("size", "first", "second"), [(1000, 500, 500), (1000, 100, 700), (64, 8, 32), (333, 30, 300)])
 def test_chance_levels_by_simulation(size: int, first: int, second: int) -> None:
-    """2,000 pairs of masks with as many ones, placed at random: the mean intersection within four standard errors."""
-    rng = np.random.default_rng(size + first)
+    """10,000 masks with as many ones, placed at random: every chance level within three standard errors."""
+    rng, count = np.random.default_rng(size + first), 10_000
+    places = np.argsort(rng.random((count, size)), axis=1)
+    shared = (places[:, :first] < second).sum(axis=1)  # of a mask of ``first`` ones anywhere and one of ``second``
     one = np.arange(size) < first
-    draws = [mask_overlap([{"w": one}, {"w": rng.permutation(size) < second}]) for _ in range(2000)]
-    shared = np.array([draw.intersection[0, 1] for draw in draws])
-    assert {float(draw.chance_intersection[0, 1]) for draw in draws} == {first * second / size}
-    assert abs(shared.mean() - first * second / size) < 4 * shared.std() / math.sqrt(2000)
-    # the spread is that of the hypergeometric distribution, so the masks of the simulation are fair
-    variance = first * second * (size - first) * (size - second) / (size**2 * (size - 1))
-    assert shared.var() == pytest.approx(variance, rel=4 * math.sqrt(3 / 2000))
+    drawn = [one, *(np.isin(np.arange(size), places[i, :second]) for i in range(3))]
+    found = mask_overlap([{"w": mask} for mask in drawn])
+    assert found.chance_intersection[0, 1] == first * second / size
+    assert abs(shared.mean() - found.chance_intersection[0, 1]) < 3 * shared.std() / math.sqrt(count)
+    excess = found.intersection[0, 1] - found.chance_intersection[0, 1]
+    if excess:  # the spread behind z is that of the simulation
+        spread = excess / found.z[0, 1]
+        fourth = ((shared - shared.mean()) ** 4).mean() / shared.var() ** 2
+        assert shared.var() == pytest.approx(spread**2, rel=3 * math.sqrt((fourth - 1) / count))
+    cells = np.stack([shared, first - shared, second - shared])
+    agree = 1 - (cells[1] + cells[2]) / size
+    expected = (first * second + (size - first) * (size - second)) / size**2
+    kappas = (agree - expected) / (1 - expected)
+    assert abs(kappas.mean()) < 3 * kappas.std() / math.sqrt(count)
+    turnover = 1 - shared / second  # of the second mask after the first
+    assert abs(turnover.mean() - found.chance_turnover[0]) < 3 * turnover.std() / math.sqrt(count)
+    union = (first + second - shared) / size
+    assert abs(union.mean() - found.chance_union_growth[1]) < 3 * union.std() / math.sqrt(count)
     # the Jaccard index is not linear in the intersection: its mean lies above, by a second-order term
-    jaccard = np.array([draw.jaccard[0, 1] for draw in draws])
-    union = first + second - first * second / size
-    bias = variance * (first + second) / union**3
-    slack = 4 * jaccard.std() / math.sqrt(2000) + 0.2 * bias
-    assert abs(jaccard.mean() - bias - draws[0].chance_jaccard[0, 1]) < slack
+    jaccard = shared / (first + second - shared)
+    level = first + second - first * second / size
+    bias = shared.var() * (first + second) / level**3
+    assert abs(jaccard.mean() - bias - found.chance_jaccard[0, 1]) < 3 * jaccard.std() / math.sqrt(count) + 0.2 * bias
+
+
+def test_stratified_z_forgives_what_the_layers_explain() -> None:
+    """Masks at random within layers of unlike densities: far from chance as a whole, at chance layer by layer."""
+    rng = np.random.default_rng(0)
+    count, sizes, ones = 10_000, (200, 300), (150, 30)
+    shared = np.stack(
+        [(np.argsort(rng.random((count, d)), axis=1)[:, :k] < k).sum(axis=1) for d, k in zip(sizes, ones, strict=True)]
+    )
+    masks = [
+        {"a": np.isin(np.arange(200), rng.permutation(200)[:150]), "b": rng.permutation(300) < 30} for _ in range(2)
+    ]
+    found = mask_overlap(masks)
+    assert found.z[0, 1] > 5
+    excess = found.intersection[0, 1] - sum(k * k / d for d, k in zip(sizes, ones, strict=True))
+    spread = excess / found.stratified_z[0, 1]
+    total = shared.sum(axis=0)
+    assert total.std() == pytest.approx(spread, rel=3 / math.sqrt(2 * count))
+    assert abs(total.mean() - (found.intersection[0, 1] - excess)) < 3 * total.std() / math.sqrt(count)
+
+
+def test_over_time_by_brute_force() -> None:
+    rng = np.random.default_rng(6)
+    masks = [random_mask(rng, 0.5)]
+    for _ in range(6):
+        masks.append({n: np.asarray(m ^ (rng.random(m.shape) < 0.25)) for n, m in masks[-1].items()})
+    found = mask_overlap(masks)
+    for k, layer in enumerate(SHAPES):
+        sets = [ones(mask, layer) for mask in masks]
+        everything = ones(constant(True), layer)
+        for i in range(len(masks)):
+            assert found.ever[k, i] == len(set.union(*sets[: i + 1]))
+            assert found.never[k, i] == len(everything - set.union(*sets[: i + 1]))
+            assert found.always[k, i] == len(set.intersection(*sets[: i + 1]))
+            born = sets[i] - (sets[i - 1] if i else set())
+            for j in range(len(masks)):
+                assert found.stayed[k, i, j] == (len(born.intersection(*sets[i : j + 1])) if j >= i else 0)
+        for i in range(len(masks) - 1):
+            assert found.dropped[k, i] == len(sets[i] - sets[i + 1])
+            assert found.grown[k, i] == len(sets[i + 1] - sets[i])
+    whole = [ones(mask) for mask in masks]
+    for i in range(len(masks) - 1):
+        assert found.turnover[i] == len(whole[i + 1] - whole[i]) / len(whole[i + 1])
+        assert found.chance_turnover[i] == pytest.approx(1 - len(whole[i]) / SIZE)
+    assert found.union_growth.tolist() == [len(set.union(*whole[: i + 1])) / SIZE for i in range(len(masks))]
+    np.testing.assert_allclose(found.survival, kaplan_meier(whole), rtol=1e-12)
+
+
+def kaplan_meier(sets: list[set[Any]]) -> list[float]:
+    """From the spells of every entry, one after the other: length, and whether its end was seen."""
+    spells = []
+    for entry in set.union(*sets):
+        length = 0
+        for chosen in [entry in one for one in sets]:
+            if chosen:
+                length += 1
+            elif length:
+                spells.append((length, True))
+                length = 0
+        if length:
+            spells.append((length, False))
+    curve = [1.0]
+    for k in range(1, len(sets)):
+        at_risk = sum(length > k or (length == k and ended) for length, ended in spells)
+        lost = sum(length == k and ended for length, ended in spells)
+        curve.append(curve[-1] * (1 - lost / at_risk) if at_risk else math.nan)
+    return curve
+
+
+def test_over_time_at_the_extremes() -> None:
+    a = random_mask(np.random.default_rng(2))
+    b = {name: np.asarray(~part) for name, part in a.items()}
+    still, swapped = mask_overlap([a, a, a]), mask_overlap([a, b, a])
+    assert still.turnover.tolist() == [0.0, 0.0] and still.survival.tolist() == [1.0] * 3
+    assert swapped.turnover.tolist() == [1.0, 1.0] and swapped.survival[1] == 0.0
+    assert swapped.union_growth.tolist()[1:] == [1.0, 1.0] and swapped.always[:, -1].sum() == 0
+    assert still.kappa[0, 1] == 1.0
+    assert swapped.kappa[0, 1] == pytest.approx(2 * -1 * (n := len(ones(a))) * (SIZE - n) / (n**2 + (SIZE - n) ** 2))
+
+
+def test_packed_masks_are_the_same() -> None:
+    rng = np.random.default_rng(8)
+    masks = {f"step {i}": random_mask(rng) for i in range(4)}
+    packed = {name: PackedMask.of(mask) for name, mask in masks.items()}
+    assert mask_overlap(packed) == mask_overlap(masks)
+    turned = PackedMask.of({name: masks["step 1"][name] for name in reversed(list(SHAPES))})
+    assert mask_overlap([packed["step 0"], turned]) == mask_overlap([masks["step 0"], masks["step 1"]])
+
+
+def test_tidy_tables() -> None:
+    pytest.importorskip("pandas")
+    rng = np.random.default_rng(4)
+    found = mask_overlap({"a": random_mask(rng), "b": random_mask(rng), "c": random_mask(rng)})
+    table = found.to_frame()
+    assert list(table.columns) == ["first", "second", "layer", "quantity", "value"]
+
+    def value(first: str, second: str, layer: str, quantity: str) -> float:
+        rows = table[(table["first"] == first) & (table["second"] == second) & (table["layer"] == layer)]
+        return rows[rows.quantity == quantity].value.item()
+
+    assert value("a", "c", "", "kappa") == found.kappa[0, 2]
+    assert value("b", "c", "head.weight", "z") == found.layer_z[3, 1, 2]
+    assert value("a", "b", "conv.bias", "turnover") == found.grown[1, 0] / found.selected[1, 1]
+    assert value("b", "b", "byte", "density") == found.density[5, 1]
+    assert value("c", "c", "", "union") == found.union_growth[2]
 
 
 def test_torch_and_numpy_lists_and_mappings() -> None:

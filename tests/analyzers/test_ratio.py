@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sharpscope.analyzers.ratio import GradientRatio, gradient_ratio
+from sharpscope.analyzers.climb import climbed
+from sharpscope.analyzers.ratio import GradientRatio, RatioSeries, gradient_ratio
+from sharpscope.analyzers.record import RatioRecorder
+from sharpscope.analyzers.tally import BASES, log_ratio, tally
+from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.masks import Named, RandomMask, Top
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked
 from sharpscope.ascent.scores import Fisher
+from sharpscope.optimizers.shell import SharpnessAware
 from sharpscope.problem import Problem
+from sharpscope.schedules import InverseSqrt
 
 Gradients = dict[str, Tensor]
 
@@ -70,9 +77,20 @@ def check(found: GradientRatio, plain: Gradients, ascended: Gradients, log: Call
         assert tuple(int(part[row]) for part in tally) == (below, above, negative, same, undefined)
         assert found.sizes[row] == plain[name].numel()
     everything.sort()
-    expected = [everything[math.floor(level * (len(everything) - 1))] for level in found.levels]
-    assert found.quantiles == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    expected = [everything[math.floor(q * (len(everything) - 1))] for q in found.levels]
+    assert within_a_bin(found.quantiles, expected, found.base)
     assert found.share_below_zero == sum(r < 0 for r in everything) / len(everything)
+
+
+BIN = {"log10": 1 / 32, "ln": 1 / 16}
+
+
+def within_a_bin(found: np.ndarray, expected: list[float], base: str) -> bool:
+    """Whether quantiles are right to a bin, as they claim; below the bins they are -inf."""
+    low = {"log10": -12.0, "ln": -28.0}[base]
+    exact = np.array([-math.inf if value < low else value for value in expected])
+    with np.errstate(invalid="ignore"):
+        return bool(np.all((found == exact) | (np.abs(found - exact) <= BIN[base])))
 
 
 def line_fit() -> tuple[nn.Linear, Tensor, Tensor]:
@@ -105,7 +123,7 @@ def test_by_hand() -> None:
     assert found.counts.shape == (2, len(found.edges) - 1)
     bins = [sum(edge <= value for edge in found.edges.tolist()) - 1 for value in r]
     assert sorted(np.repeat(np.arange(len(found.edges) - 1), found.counts.sum(axis=0)).tolist()) == sorted(bins)
-    assert found.quantiles[found.levels.tolist().index(0.5)] == pytest.approx(sorted(r)[1], rel=1e-10)
+    assert found.quantiles[found.levels.tolist().index(0.5)] == pytest.approx(sorted(r)[1], abs=1 / 64)
     assert found.negative.tolist() == [sum(v < 0 for v in r[:2]), int(r[2] < 0)]
     assert found.problem == "Linear, MSELoss(mean), 3 examples, eval mode, float64"
 
@@ -201,7 +219,7 @@ def test_sums_over_layers_are_the_whole() -> None:
 def test_the_base_changes_the_unit_only() -> None:
     *_, problem = deep()
     ten, natural = gradient_ratio(problem), gradient_ratio(problem, base="ln")
-    assert natural.quantiles == pytest.approx(ten.quantiles * math.log(10), rel=1e-10)
+    assert natural.quantiles == pytest.approx(ten.quantiles * math.log(10), abs=1 / 16 + math.log(10) / 32)
     assert natural.share_below_zero == ten.share_below_zero
     assert np.array_equal(natural.negative, ten.negative)
     assert natural.base == "ln"
@@ -232,16 +250,25 @@ def test_a_stationary_point_has_no_ratio(dtype: torch.dtype, rho: float) -> None
 
 
 def test_a_small_radius_shifts_r_by_its_logarithm() -> None:
-    """On a quadratic exactly, on a smooth net in the limit: slope 1 of r against log10 rho."""
+    """r -> -inf as rho -> 0, with slope 1 against log10 rho: exactly on a quadratic, in the limit on a smooth net."""
     model, x, y = line_fit()
     quadratic = Problem(model, nn.MSELoss(), (x, y))
     smooth_net = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
     smooth = Problem(smooth_net, nn.CrossEntropyLoss(), (torch.randn(30, 3), torch.randint(2, (30,))))
     for problem, rhos, tolerance in ((quadratic, (1.0, 1e-2, 1e-4), 1e-8), (smooth, (1e-5, 1e-6), 1e-3)):
-        quantiles = [gradient_ratio(problem, Ball(rho)).quantiles for rho in rhos]
+        with climbed(problem) as climb:
+            exact = [
+                torch.cat([log_ratio(a, b).flatten() for a, b in zip(climb(Ball(rho))[0], climb.plain, strict=True)])
+                for rho in rhos
+            ]
+        series = gradient_ratio(problem, [Ball(rho) for rho in rhos])
         for i in range(1, len(rhos)):
             drop = math.log10(rhos[i - 1] / rhos[i])
-            assert quantiles[i] == pytest.approx(quantiles[i - 1] - drop, abs=tolerance)
+            assert float(exact[i].median()) == pytest.approx(float(exact[i - 1].median()) - drop, abs=tolerance)
+            if tolerance < 1e-6:
+                assert exact[i].tolist() == pytest.approx((exact[i - 1] - drop).tolist(), abs=tolerance)
+            assert series.quantiles[i] == pytest.approx(series.quantiles[i - 1] - drop, abs=2 / 32)
+        assert (np.diff(series.share_below_zero) >= 0).all()
 
 
 class Product(nn.Module):
@@ -277,7 +304,7 @@ def test_a_gradient_that_vanishes_or_doubles_is_at_zero_not_below() -> None:
         found = gradient_ratio(doubled, Ball(rho))
         assert found.negative.tolist() == [negative]
         assert found.share_below_zero == negative
-    assert gradient_ratio(doubled, Ball(1.0)).quantiles.tolist() == [0.0] * 7
+    assert gradient_ratio(doubled, Ball(1.0)).quantiles.tolist() == [1 / 64] * 7  # the middle of [0, 1/32)
 
 
 class Square(nn.Module):
@@ -293,15 +320,187 @@ class Square(nn.Module):
 
 def test_all_of_it_outside_the_bins() -> None:
     doubled = Problem(Square(1.0), lambda output, _: output.mean(), (torch.ones(2), torch.zeros(2)))
-    low, high = gradient_ratio(doubled, Ball(1e-9)), gradient_ratio(doubled, Ball(1e5))
+    low, high = gradient_ratio(doubled, Ball(1e-13)), gradient_ratio(doubled, Ball(1e7))
     assert low.below.tolist() == [1] and low.negative.tolist() == [1] and not low.counts.any()
     assert high.above.tolist() == [1] and high.negative.tolist() == [0] and not high.counts.any()
-    # r = 4 exactly, the last edge: over it, and not in the last bin too
+    assert low.quantiles.tolist() == [-math.inf] * 7 and high.quantiles.tolist() == [6.0] * 7
+    # r = 6 exactly, the last edge: over it, and not in the last bin too
     edge = gradient_ratio(
-        Problem(Square(0.5), lambda output, _: output.mean(), (torch.ones(2), torch.zeros(2))), Ball(5e3)
+        Problem(Square(0.5), lambda output, _: output.mean(), (torch.ones(2), torch.zeros(2))), Ball(5e5)
     )
-    assert edge.quantiles[0] == edge.edges[-1] == 4.0
+    assert edge.quantiles[0] == edge.edges[-1] == 6.0
     assert edge.above.tolist() == [1] and edge.sizes.tolist() == [1]
+
+
+@pytest.mark.parametrize("base", ["log10", "ln"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bins_are_exact(base: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Every place of a tally against searchsorted, over ranges where a ratio overflows, and at the edges themselves."""
+    rng = np.random.default_rng(0)
+    b = 10.0 ** rng.uniform(-30, 5, 5000) * rng.choice([-1, 1], 5000)
+    a = b + 10.0 ** rng.uniform(-30, 5, 5000) * rng.choice([-1, 0, 1], 5000)
+    b[::7] = 0.0
+    one, two = (torch.tensor(v, dtype=dtype, device=device) for v in (a, b))
+    inside = torch.tensor(rng.random(5000) < 0.3, device=device)
+    edges = BASES[base].edges
+    expected = np.zeros((2, len(edges) + 3), dtype=np.int64)
+    for x, y, m in zip(one.tolist(), two.tolist(), inside.tolist(), strict=True):
+        if y == 0.0:
+            place = len(edges) + 2
+        elif x == y:
+            place = 0
+        else:
+            r = math.log(abs(x - y)) - math.log(abs(y))
+            place = 1 + int(np.searchsorted(edges, r / math.log(10) if base == "log10" else r, side="right"))
+        expected[int(m), place] += 1
+    assert np.array_equal(tally(one, two, base, inside), expected)
+    assert np.array_equal(tally(one, two, base), expected.sum(axis=0, keepdims=True))
+    assert np.array_equal(edges * BASES[base].steps, np.round(edges * BASES[base].steps)) and 0.0 in edges
+    exact = torch.full((len(edges) - 1,), 1.0, dtype=dtype, device=device)  # r = 0: in the bin that begins there
+    assert tally(2 * exact, exact, base)[0, 2 + int(np.searchsorted(edges, 0.0))] == len(exact)
+
+
+def test_groups_add_up_to_the_whole() -> None:
+    *_, problem = deep()
+    mask = {name: torch.rand_like(w) < 0.4 for name, w in zip(problem.names, problem.weights, strict=True)}
+    found = gradient_ratio(problem, mask=mask)
+    assert found.kinds == ("other", "conv", "bias", "norm", "norm", "linear", "bias", "linear", "bias")
+    whole = found.tally.sum(axis=0)
+    for by, names in (("layer", problem.names), ("kind", ("other", "conv", "bias", "norm", "linear"))):
+        groups = found.groups(by)
+        assert tuple(groups) == names
+        assert np.array_equal(sum(groups.values()), whole)
+    biases = [found.tally[i] for i, kind in enumerate(found.kinds) if kind == "bias"]
+    assert np.array_equal(found.groups("kind")["bias"], sum(biases))
+    sides = found.groups("side")
+    assert np.array_equal(sides["inside"] + sides["outside"], whole)
+    with climbed(problem) as climb:
+        ascended, _ = climb(Ball(0.1))
+        for name, side in (("inside", False), ("outside", True)):
+            values = [
+                log_ratio(a, b)[mask[layer] ^ side]
+                for a, b, layer in zip(ascended, climb.plain, problem.names, strict=True)
+            ]
+            r = torch.cat(values)
+            assert sides[name].sum() == len(r) and sides[name][-1] == int(r.isnan().sum())
+            assert found.share(sides[name]) == int((r < 0).sum()) / int((~r.isnan()).sum())
+            ordered = r[~r.isnan()].sort().values.tolist()
+            assert within_a_bin(found.quantiles_of(sides[name], (0.5,)), [ordered[(len(ordered) - 1) // 2]], "log10")
+    with pytest.raises(ValueError, match=r"by='side', expected 'layer' or 'kind' \(there is no mask\): change by"):
+        gradient_ratio(problem).groups("side")
+    with pytest.raises(ValueError, match="by='layers', expected 'layer', 'kind' or 'side': change by"):
+        found.groups("layers")
+
+
+def test_a_masked_perturbation_brings_its_mask() -> None:
+    *_, problem = deep()
+    found = gradient_ratio(problem, Masked(Ball(0.3), Named("h*")))
+    sizes = dict(zip(found.layers, found.inside.sum(axis=1).tolist(), strict=True))  # type: ignore[union-attr]
+    assert all(count == (found.groups()[name].sum() if name.startswith("h") else 0) for name, count in sizes.items())
+    assert gradient_ratio(problem, Ball(0.3)).inside is None
+
+
+def test_several_radii_at_once() -> None:
+    *_, problem = deep()
+    rhos = [0.01, 0.1, 1.0]
+    series = gradient_ratio(problem, [Ball(rho) for rho in rhos])
+    assert series.axis == "rho" and series.places.tolist() == rhos and len(series) == 3
+    for index, rho in enumerate(rhos):
+        assert series[index] == gradient_ratio(problem, Ball(rho))
+        assert series.share_below_zero[index] == series[index].share_below_zero
+        assert series.quantiles[index].tolist() == series[index].quantiles.tolist()
+    mixed = gradient_ratio(problem, (Ball(0.1), Ball(0.1, Magnitude())))
+    assert mixed.axis == "rho" and mixed[0] != mixed[1]
+    masked = gradient_ratio(problem, [Masked(Ball(rho), Named("h*")) for rho in (0.1, 0.2)])
+    assert masked.axis == "rho" and masked.inside is not None and masked[1].inside is not None
+    other = gradient_ratio(problem, [Ball(0.1), Ball(InverseSqrt(0.1))])
+    assert other.axis == "perturbation" and other.places.tolist() == [0.0, 1.0]
+    with pytest.raises(ValueError, match=r"^gradient_ratio got no perturbation, expected at least one"):
+        gradient_ratio(problem, [])
+    with pytest.raises(ValueError, match=r"^RatioSeries got 1 places and 0 ratios"):
+        RatioSeries.of("step", [1], [])
+    with pytest.raises(ValueError, match=r"^RatioSeries got ratios of different layers, logarithms or masks"):
+        RatioSeries.of("step", [1, 2], [series[0], gradient_ratio(problem, base="ln")])
+
+
+def same_draws(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, eps: Gradients | None) -> Gradients:
+    """Train mode: BatchNorm's statistics of the batch, the dropout units of one seed."""
+    twin = copy.deepcopy(model).train()
+    with torch.random.fork_rng():
+        with torch.no_grad():
+            for name, p in twin.named_parameters():
+                p.grad = None
+                p.add_(0.0 if eps is None or name not in eps else eps[name])
+        loss(twin(x), y).backward()
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in twin.named_parameters() if p.requires_grad}
+
+
+def test_one_batch_in_train_mode(rng_guard: Callable[[], None]) -> None:
+    """Both gradients see the same dropout units and the same batch statistics, and nothing is left behind."""
+    model, loss, x, y, _ = deep()
+    model.train()
+    loss(model(x), y).backward()
+    model.conv.bias.requires_grad_(False)  # before BatchNorm its gradient is 0 up to rounding
+    plain = same_draws(model, loss, x, y, None)
+    ascended = same_draws(model, loss, x, y, climb(plain, 0.1))
+    before = [(n, t.detach().numpy().tobytes()) for n, t in (*model.named_parameters(), *model.named_buffers())]
+    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    rng_guard()
+    found = gradient_ratio(Batch(model, loss, x, y), Ball(0.1))
+    check(found, plain, ascended, math.log10)
+    assert "one batch of 20 examples, train mode" in found.problem
+    assert [(n, t.detach().numpy().tobytes()) for n, t in (*model.named_parameters(), *model.named_buffers())] == before
+    for p, g in zip(model.parameters(), grads, strict=True):
+        assert (p.grad is None and g is None) or torch.equal(p.grad, g)  # type: ignore[arg-type]
+    assert gradient_ratio(Batch(model, loss, x, y), [Ball(0.1), Ball(0.2)])[0] == found
+    with pytest.raises(TypeError, match=r"^gradient_ratio got a Net, expected a Problem or a Batch"):
+        gradient_ratio(model)  # type: ignore[call-overload]
+
+
+def test_a_recorder_does_not_disturb_training() -> None:
+    ends, series = [], None
+    for watched in (False, True):
+        torch.manual_seed(0)
+        model, loss, x, y, problem = deep()
+        optimizer = SharpnessAware(
+            torch.optim.SGD(model.parameters(), lr=0.1), "ssam_d(0.1, sparsity=0.5, every=2, total=10)", model=model
+        )
+        whole = RatioRecorder(problem, every=2, masks=optimizer.masks)
+        one = RatioRecorder(every=3)
+        for step in range(1, 7):
+            model.train()
+            optimizer.step(Batch(model, loss, x, y))
+            if watched:
+                whole(step)
+                one(step, batch=Batch(model, loss, x, y))
+        ends.append({name: t.clone() for name, t in model.state_dict().items()})
+        if watched:
+            assert whole.series.axis == "step" and whole.series.places.tolist() == [2, 4, 6]
+            assert one.series.places.tolist() == [3, 6]
+            series = whole.series
+            assert series[2] == gradient_ratio(problem, mask=optimizer.masks())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert series is not None and series.inside is not None
+    with pytest.raises(ValueError, match=r"^RatioRecorder got no problem and no batch, expected one"):
+        RatioRecorder()(1)
+    with pytest.raises(ValueError, match=r"^RatioRecorder got every=0, expected a whole number >= 1"):
+        RatioRecorder(every=0)
+
+
+def test_tidy_tables() -> None:
+    pandas = pytest.importorskip("pandas")
+    *_, problem = deep()
+    mask = {name: torch.ones_like(w, dtype=torch.bool) for name, w in zip(problem.names, problem.weights, strict=True)}
+    found = gradient_ratio(problem, mask=mask)
+    table = found.to_frame()
+    assert isinstance(table, pandas.DataFrame) and list(table.columns) == ["scope", "name", "quantity", "value"]
+    sizes = table[table.quantity == "coordinates"]
+    for scope in ("layer", "kind", "side"):
+        assert sizes[sizes.scope == scope].value.sum() == problem.size
+    share = table[(table.scope == "all") & (table.quantity == "share r < 0")].value.item()
+    assert share == found.share_below_zero
+    series = gradient_ratio(problem, [Ball(0.1), Ball(0.2)]).to_frame()
+    assert series.columns[0] == "rho" and set(series.rho) == {0.1, 0.2}
 
 
 def state(model: nn.Module) -> list[Any]:
@@ -383,6 +582,20 @@ def test_error_texts() -> None:
     expected = r"^gradient_ratio got Ball\(0(\.0)?\), whose radius is 0, expected a positive one: raise rho$"
     with pytest.raises(ValueError, match=expected):
         gradient_ratio(problem, Ball(0))
+    weight, bias = torch.ones(1, 2, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+    for mask, text in (
+        (
+            {"weight": weight},
+            "the mask got other parameters than the model (bias in one of them only), expected the same",
+        ),
+        (
+            {"weight": weight[0], "bias": bias},
+            "the mask got shape (2,) for weight, expected (1, 2): compare masks of one",
+        ),
+        ({"weight": weight.int(), "bias": bias}, "mask 'mask' got int32 for weight, expected booleans: convert with"),
+    ):
+        with pytest.raises(ValueError, match="^" + re.escape(text)):
+            gradient_ratio(problem, mask=mask)
 
 
 class Root(nn.Module):
@@ -401,3 +614,14 @@ def test_gradients_that_are_not_finite_are_refused(at: float) -> None:
         ValueError, match=r"^a gradient is not finite, expected finite numbers: check the loss at w and"
     ):
         gradient_ratio(problem, Ball(0.1))
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_an_empty_and_a_full_mask_leave_one_side_empty(value: bool) -> None:
+    *_, problem = deep()
+    mask = {name: torch.full(w.shape, value) for name, w in zip(problem.names, problem.weights, strict=True)}
+    found = gradient_ratio(problem, mask=mask)
+    sides = found.groups("side")
+    full, empty = ("inside", "outside") if value else ("outside", "inside")
+    assert np.array_equal(sides[full], found.tally.sum(axis=0)) and not sides[empty].any()
+    assert math.isnan(found.share(sides[empty])) and np.isnan(found.quantiles_of(sides[empty])).all()

@@ -9,7 +9,8 @@ import pytest
 matplotlib.use("Agg")
 
 from sharpscope.analyzers.masks import MaskOverlap
-from sharpscope.analyzers.ratio import GradientRatio
+from sharpscope.analyzers.profile import MaskProfile
+from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Line, Surface
 from sharpscope.history import History
@@ -70,23 +71,26 @@ def make_line(method="SGD", n=41, loss=None):
     )  # fmt: skip
 
 
-def make_ratio(method="SGD", zeros=True, base="log10", edges=None, layers=62):
+def make_ratio(method="SGD", zeros=True, base="log10", edges=None, layers=62, mask=False):
     rng = np.random.default_rng(METHODS.index(method))
-    edges = np.linspace(-6, 4, 101) if edges is None else np.asarray(edges)
+    edges = np.arange(-6 * 32, 4 * 32 + 1) / 32 if edges is None else np.asarray(edges)
     center = {"SGD": 0.1, "SAM": -0.55, "SSAM-F": -0.5, "SSAM-D": -0.4, "RST": -0.2}[method]
     names = resnet_layers()[:layers]
-    counts = np.zeros((layers, len(edges) - 1), dtype=np.int64)
-    below, above, negative = (np.zeros(layers, dtype=np.int64) for _ in range(3))
+    tally = np.zeros((layers, len(edges) + 3), dtype=np.int64)
     for index in range(layers):
         r = center + 0.1 * rng.standard_normal() + rng.logistic(scale=0.45, size=5000)
-        counts[index] = np.histogram(r[(r >= edges[0]) & (r < edges[-1])], edges)[0]
-        below[index], above[index] = (r < edges[0]).sum(), (r >= edges[-1]).sum()
-        negative[index] = (r < 0).sum()
+        tally[index] = np.bincount(1 + np.searchsorted(edges, r, side="right"), minlength=len(edges) + 3)
     some = rng.integers(0, 90, layers) * zeros
-    return GradientRatio(
-        edges, counts, below, above, negative, some, some // 2, names, "Ball(rho=0.1)", base, np.array([0.5]),
-        np.array([center]), PROBLEM,
-    )  # fmt: skip
+    tally[:, 0], tally[:, -1] = some, some // 2
+    kinds = tuple("norm" if "bn" in n or "downsample.1" in n else "linear" if "fc" in n else "conv" for n in names)
+    inside = rng.binomial(tally, 0.4) if mask else None
+    return GradientRatio(tally, inside, edges, names, kinds, "Ball(rho=0.1)", base, PROBLEM)
+
+
+def make_series(method="SGD", axis="rho", n=4):
+    ratios = [make_ratio(other, layers=5) for other in METHODS[:n]]
+    places = [0.01 * 10**i for i in range(n)] if axis == "rho" else [100 * i for i in range(n)]
+    return RatioSeries.of(axis, places, ratios)
 
 
 def make_overlap(method="SSAM-F", masks=13, layers=62, labels=None):
@@ -104,7 +108,39 @@ def make_overlap(method="SSAM-F", masks=13, layers=62, labels=None):
     parts = np.split(bits, np.cumsum(sizes)[:-1], axis=1)
     labels = tuple(f"step {390 * index}" for index in range(masks)) if labels is None else labels
     selected = np.stack([part.sum(axis=1) for part in parts])
-    return MaskOverlap(labels, names, sizes, selected, np.stack([part @ part.T for part in parts]))
+    shared = np.stack([part @ part.T for part in parts])
+    stayed = np.zeros_like(shared)
+    for i in range(masks):
+        new = bits[i] * (1 - bits[i - 1]) if i else bits[0]
+        for j in range(i, masks):
+            new = new * bits[j]
+            stayed[:, i, j] = [part.sum() for part in np.split(new, np.cumsum(sizes)[:-1])]
+    ever = np.stack([np.maximum.accumulate(part, axis=0).sum(axis=1) for part in parts])
+    return MaskOverlap(labels, names, sizes, selected, shared, stayed, ever)
+
+
+def make_profile(method="SSAM-F", layers=20, density=0.5, curvature=True):
+    rng = np.random.default_rng(METHODS.index(method))
+    names = resnet_layers()[:layers]
+    channels = np.array([20 if "bias" in name or "bn" in name else 40 for name in names], dtype=np.int64)
+    width = np.array([1 if "bias" in name or "bn" in name else 30 for name in names])
+    levels = np.clip(density + 0.2 * rng.standard_normal(layers), 0, 1) if 0 < density < 1 else np.full(layers, density)
+    per_channel = rng.binomial(np.repeat(width, channels), np.repeat(levels, channels))
+    selected = np.array([part.sum() for part in np.split(per_channel, np.cumsum(channels)[:-1])])
+    scores = ("|w|", "|g|", "r", "Fisher", *(("Hessian diagonal", "top eigenvector") if curvature else ()))
+    s, nan = len(scores), float("nan")
+    auc = np.linspace(0.55, 0.85, s)
+    held = np.linspace(1.1, 1.7, s) * density
+    held[2] = nan
+    number = (lambda value: value) if curvature else (lambda value: nan)
+    kinds = tuple("norm" if "bn" in name else "conv" for name in names)
+    return MaskProfile(
+        names, kinds, np.arange(layers) // 3, channels * width, selected, channels, per_channel, scores,
+        np.full(s, 1000), auc - 0.5, auc, np.full(s, 0.01), np.full((s, layers), 0.6),
+        np.linspace(0, 1, 101) ** (1 / auc[:, None] - 1), held, np.full(s, density), np.full(s, 0.01),
+        np.minimum(1.0, 1.2 * held), number(50.0), number(1.0), number(held[-1]), number(0.02), number(9.0),
+        number(1e-3), number(8.0), number(1e-3), np.array([4.0, 4.4] if curvature else []), 16, "Ball(0.1)", 0, PROBLEM,
+    )  # fmt: skip
 
 
 def make_history(method="SGD", epochs=60, seed=0, train_loss=None):
@@ -125,5 +161,5 @@ def make_history(method="SGD", epochs=60, seed=0, train_loss=None):
 def make():
     return types.SimpleNamespace(
         spectrum=make_spectrum, surface=make_surface, line=make_line, ratio=make_ratio, overlap=make_overlap,
-        history=make_history, methods=METHODS,
+        history=make_history, series=make_series, profile=make_profile, methods=METHODS,
     )  # fmt: skip

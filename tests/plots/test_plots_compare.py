@@ -27,6 +27,8 @@ def every_figure(make, count):
         "lines": plots.lines(group(make, "line", count)),
         "spectra": plots.spectra(group(make, "spectrum", count)),
         "masks": plots.mask_overlaps(group(make, "overlap", count)),
+        "courses": plots.ratio_courses(group(make, "series", count)),
+        "profiles": plots.mask_profiles(group(make, "profile", count)),
     }
 
 
@@ -49,6 +51,7 @@ def test_plot_of_a_mapping_draws_the_comparison_with_pyplot(make):
 
 
 COMPARISONS = ["training_curves", "ratio_histograms", "surfaces", "lines", "spectra", "mask_overlaps"]
+COMPARISONS += ["ratio_courses", "mask_profiles"]
 
 
 @pytest.mark.parametrize("draw", COMPARISONS)
@@ -91,7 +94,8 @@ def test_ratio_rows_share_axes_and_print_their_share(make):
     ratios = group(make, "ratio", 5)
     figure = plots.ratio_histograms(ratios)
     assert len({ax.get_xlim() for ax in figure.axes}) == len({ax.get_ylim() for ax in figure.axes}) == 1
-    assert figure.axes[0].get_xlim() == (-6, 4)
+    low, high = figure.axes[0].get_xlim()
+    assert -6 <= low <= -3 and 3 <= high <= 5
     for ax, (label, ratio) in zip(figure.axes, ratios.items(), strict=True):
         words = [text.get_text().strip() for text in ax.texts]
         assert words == [label, f"r < 0: {100 * ratio.share_below_zero:.1f} %"]
@@ -102,7 +106,9 @@ def test_ratios_that_cannot_share_an_axis_are_refused(make):
     with pytest.raises(ValueError, match=r"logarithms 'log10' and 'ln' \(SAM\); expected one base"):
         plots.ratio_histograms({"SGD": make.ratio(), "SAM": make.ratio("SAM", base="ln")})
     with pytest.raises(ValueError, match="another bin width for 'SAM'"):
-        plots.ratio_histograms({"SGD": make.ratio(), "SAM": make.ratio("SAM", edges=np.linspace(-6, 4, 51))})
+        plots.ratio_histograms(
+            {"SGD": make.ratio(), "SAM": make.ratio("SAM", edges=np.arange(-6 * 16, 4 * 16 + 1) / 16)}
+        )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
@@ -146,16 +152,29 @@ def test_spectra_bars_and_errors_are_the_results(make):
     assert legend(left.figure) == list(spectra)
 
 
-def test_mask_rows_share_the_colour_scale_and_name_chance(make):
+def test_mask_rows_share_the_scale_of_kappa(make):
     overlaps = {label: make.overlap(label, layers=10) for label in ("SSAM-F", "SSAM-D")}
     figure = plots.mask_overlaps(overlaps)
-    squares = [ax for ax in figure.axes if ax.images and ax.get_title().count("chance")]
-    assert [ax.get_title().split("\n")[0] for ax in squares] == list(overlaps)
-    assert {ax.images[0].get_clim() for ax in squares} == {(0, 1)}
+    squares = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title(loc="left") for ax in squares] == list(overlaps)
+    assert {ax.images[0].get_clim() for ax in squares} == {(-1, 1)}
     for ax, one in zip(squares, overlaps.values(), strict=True):
-        np.testing.assert_array_equal(ax.images[0].get_array(), one.jaccard)
+        np.testing.assert_array_equal(ax.images[0].get_array(), one.kappa)
     names = [text.get_text() for text in figure.axes[5].get_xticklabels()]
     assert names == list(overlaps["SSAM-F"].layers)
+
+
+def test_courses_of_unlike_axes_are_refused(make):
+    with pytest.raises(
+        ValueError, match=r"ratio_courses got rho in log10 and step in log10 \(SAM\); expected one axis"
+    ):
+        plots.ratio_courses({"SGD": make.series(), "SAM": make.series(axis="step")})
+
+
+def test_profiles_share_their_scales(make):
+    figure = plots.mask_profiles(group(make, "profile", 2))
+    limits = [(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes]
+    assert limits[0][0] == limits[2][0] and limits[1][1] == limits[3][1]
 
 
 def test_masks_of_different_shapes_can_be_compared(make):
@@ -171,7 +190,7 @@ def test_methods_look_the_same_in_every_figure():
     assert len({(style.color, str(style.linestyle)) for style in many.values()}) == 16
 
 
-@pytest.mark.parametrize("name", ["curves", "ratios", "surfaces", "lines", "spectra", "masks"])
+@pytest.mark.parametrize("name", ["curves", "ratios", "surfaces", "lines", "spectra", "masks", "courses", "profiles"])
 def test_a_figure_saved_twice_is_the_same_bytes(make, tmp_path, name):
     figure = every_figure(make, 2)[name]
     formats = ("pdf", "png", "svg")

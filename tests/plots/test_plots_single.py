@@ -1,5 +1,7 @@
 """Drawings of one result: what is drawn is what the result holds."""
 
+import re
+
 import matplotlib
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sharpscope import plots
 from sharpscope.plots.layers import layer_blocks
-from sharpscope.plots.masks import layer_chance, mask_axis, mean_chance
+from sharpscope.plots.masks import mask_axis
 from sharpscope.plots.style import with_error
 from sharpscope.plots.surface import loss_scale
 
@@ -25,7 +27,10 @@ def ax():
 
 
 def every(make):
-    return [make.spectrum(), make.surface(), make.line(), make.ratio(), make.overlap(), make.history()]
+    return [
+        make.spectrum(), make.surface(), make.line(), make.ratio(), make.overlap(), make.history(), make.series(),
+        make.profile(),
+    ]  # fmt: skip
 
 
 def texts(ax):
@@ -81,7 +86,9 @@ def test_unknown_things_are_refused_in_words(make):
 
 
 def test_a_refused_option_leaves_no_figure_behind(make):
-    with pytest.raises(ValueError, match="expected one of 'heatmap', 'time', 'layers', 'density'"):
+    with pytest.raises(
+        ValueError, match="expected one of 'heatmap', 'time', 'turnover', 'survival', 'union', 'layers', 'density'"
+    ):
         plots.plot(make.overlap(), view="pie")
     assert not pyplot.get_fignums()
 
@@ -209,64 +216,163 @@ def test_line_has_a_band_of_one_standard_error_and_marks_gaps(make, ax):
 
 
 def test_ratio_bars_sum_to_the_share(make, ax):
-    result = make.ratio(zeros=False, edges=np.linspace(-30, 30, 601))
+    result = make.ratio(zeros=False, edges=np.arange(-30 * 32, 30 * 32 + 1) / 32)
     plots.draw_ratio(ax, result)
     negative, positive, _ = ax.patches
     assert negative.get_data().values.sum() == pytest.approx(100 * result.share_below_zero)
     assert negative.get_data().values.sum() + positive.get_data().values.sum() == pytest.approx(100)
     assert negative.get_data().edges.max() <= 0 <= positive.get_data().edges.min()
     assert texts(ax) == [f"r < 0: {100 * result.share_below_zero:.1f} %"]
-    assert r"\log_{10}" in ax.get_xlabel() and ax.get_title(loc="right") == ""
+    assert r"\log_{10}" in ax.get_xlabel()
+    low, high = ax.get_xlim()
+    outside = result.counts.sum(axis=0)[(result.edges[:-1] < low) | (result.edges[:-1] >= high)].sum()
+    assert -6 <= low <= -2 and 2 <= high <= 6 and outside < 2e-3 * result.sizes.sum()
+    drawn = sum(int(word) for word in re.findall(r": (\d+)", ax.get_title(loc="right")))
+    assert drawn == outside
 
 
 def test_ratio_counts_what_no_bar_shows(make, ax):
     result = make.ratio(base="ln")
     plots.draw_ratio(ax, result)
     note = ax.get_title(loc="right")
-    for count in (result.zero_numerators, result.zero_denominators, result.below, result.above):
-        assert str(count.sum()) in note
+    low, high = ax.get_xlim()
+    bins = result.counts.sum(axis=0)
+    below = result.below.sum() + bins[result.edges[:-1] < low].sum()
+    above = result.above.sum() + bins[result.edges[:-1] >= high].sum()
+    for count in (result.zero_numerators.sum(), result.zero_denominators.sum(), below, above):
+        assert str(count) in note
     assert r"\ln" in ax.get_xlabel()
 
 
-def test_ratio_bin_across_zero_is_drawn_in_both_colours(make, ax):
-    plots.draw_ratio(ax, make.ratio(edges=np.array([-2.0, -0.5, 0.5, 2.0])))
-    negative, positive, _ = ax.patches
-    np.testing.assert_array_equal(negative.get_data().edges, [-2.0, -0.5, 0.0])
-    np.testing.assert_array_equal(positive.get_data().edges, [0.0, 0.5, 2.0])
-    assert negative.get_data().values[-1] == positive.get_data().values[0]
+@pytest.mark.parametrize("view", ["layers", "kinds"])
+def test_ratio_groups_show_their_quantiles(make, ax, view):
+    result = make.ratio(layers=6)
+    plots.draw_ratio(ax, result, view=view)
+    groups = result.groups(view.removesuffix("s"))
+    medians = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"]
+    assert medians == [result.quantiles_of(counts, (0.5,))[0] for counts in groups.values()]
+    ends = [collection.get_segments()[0][:, 1].tolist() for collection in ax.collections[::2]]
+    assert ends == [result.quantiles_of(counts, (0.05, 0.95)).tolist() for counts in groups.values()]
 
 
-def test_mask_heatmap_shows_jaccard_from_0_to_1_and_chance(make, ax):
+def test_ratio_sides_are_in_percent_of_each(make, ax):
+    result = make.ratio(mask=True, zeros=False, edges=np.arange(-30 * 32, 30 * 32 + 1) / 32)
+    plots.draw_ratio(ax, result, view="sides")
+    assert [patch.get_data().values.sum() for patch in ax.patches] == pytest.approx([100, 100])
+    share = result.share(result.groups("side")["inside"])
+    assert f"inside the mask (r < 0: {100 * share:.1f} %)" in [text.get_text() for text in ax.get_legend().get_texts()]
+    with pytest.raises(ValueError, match="there is no mask"):
+        plots.draw_ratio(ax, make.ratio(), view="sides")
+    with pytest.raises(ValueError, match="expected one of 'histogram', 'layers', 'kinds', 'sides'"):
+        plots.draw_ratio(ax, make.ratio(), view="bars")
+
+
+@pytest.mark.parametrize("axis", ["rho", "step", "perturbation"])
+def test_ratio_series_show_median_and_share(make, ax, axis):
+    result = make.series(axis=axis)
+    plots.draw_series(ax, result)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), result.quantiles[:, 3])
+    twin = ax.figure.axes[1]
+    np.testing.assert_array_equal(twin.lines[0].get_ydata(), 100 * result.share_below_zero)
+    assert ax.get_xscale() == ("log" if axis == "rho" else "linear")
+    ax.figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("measure", ["kappa", "jaccard", "overlap"])
+def test_mask_heatmap_shows_a_measure_on_its_scale(make, ax, measure):
     result = make.overlap()
-    plots.draw_masks(ax, result)
+    plots.draw_masks(ax, result, measure=measure)
     image = ax.images[0]
-    np.testing.assert_array_equal(image.get_array(), result.jaccard)
-    assert image.get_clim() == (0, 1) and image.origin == "upper"
-    assert f"chance, {mean_chance(result):.2f}" in ax.figure.axes[1].get_ylabel()
-    assert mean_chance(result) == pytest.approx(1 / 3, abs=0.01)
+    np.testing.assert_array_equal(image.get_array(), getattr(result, measure))
+    assert image.get_clim() == ((-1, 1) if measure == "kappa" else (0, 1)) and image.origin == "upper"
+    assert ("chance" in ax.figure.axes[1].get_ylabel()) == (measure == "kappa")
+    with pytest.raises(ValueError, match="measure= got 'dice'; expected one of 'kappa', 'jaccard', 'overlap'"):
+        plots.draw_masks(ax, result, measure="dice")
 
 
 def test_mask_time_shows_first_previous_and_chance(make, ax):
     result = make.overlap(masks=5)
     plots.draw_masks(ax, result, view="time")
-    first, previous, chance = ax.lines
+    chance, previous, first = ax.lines
     np.testing.assert_array_equal(first.get_xdata(), 390 * np.arange(1, 5))
-    np.testing.assert_array_equal(first.get_ydata(), result.jaccard[0, 1:])
-    np.testing.assert_array_equal(previous.get_ydata(), np.diag(result.jaccard, 1))
-    np.testing.assert_array_equal(chance.get_ydata(), result.chance_jaccard[0, 1:])
-    assert chance.get_linestyle() == "--" and ax.get_xlabel() == "mask at step"
+    np.testing.assert_array_equal(first.get_ydata(), result.kappa[0, 1:])
+    np.testing.assert_array_equal(previous.get_ydata(), np.diag(result.kappa, 1))
+    assert list(chance.get_ydata()) == [0, 0] and chance.get_linestyle() == "--" and ax.get_xlabel() == "mask at step"
+
+
+def test_mask_courses_show_turnover_survival_and_union(make):
+    result = make.overlap(masks=5)
+    for view, curves in (
+        ("turnover", [result.turnover, result.chance_turnover]),
+        ("survival", [result.survival, 0.5 ** np.arange(5)]),
+        ("union", [result.union_growth, result.chance_union_growth, result.always.sum(axis=0) / result.sizes.sum()]),
+    ):
+        ax = plots.draw_masks(Figure().subplots(), result, view=view)
+        for line, curve in zip(ax.lines, curves, strict=True):
+            np.testing.assert_allclose(line.get_ydata(), 100 * curve, rtol=0.02)
+        assert "%" in ax.get_ylabel() and ax.get_xlabel()
 
 
 @pytest.mark.parametrize("layers", [10, 62])
-def test_mask_layers_show_first_against_last_and_the_chance_of_each(make, ax, layers):
+def test_mask_layers_show_first_against_last(make, ax, layers):
     result = make.overlap(layers=layers)
     plots.draw_masks(ax, result, view="layers")
-    np.testing.assert_array_equal([bar.get_height() for bar in ax.containers[0]], result.layer_jaccard[:, 0, -1])
-    marks = next(line for line in ax.lines if line.get_marker() == "_")
-    np.testing.assert_array_equal(marks.get_ydata(), layer_chance(result))
-    a, b = result.selected[3, 0], result.selected[3, -1]
-    both = a * b / result.sizes[3]
-    assert layer_chance(result)[3] == pytest.approx(both / (a + b - both))
+    np.testing.assert_array_equal([bar.get_height() for bar in ax.containers[0]], result.layer_kappa[:, 0, -1])
+    full = make.overlap(layers=4)
+    full.selected[2], full.intersections[2] = full.sizes[2], full.sizes[2]
+    other = plots.draw_masks(Figure().subplots(), full, view="layers")
+    marks = next(line for line in other.lines if line.get_marker() == "x")
+    assert marks.get_xdata().tolist() == [2] and "all or none" in other.get_title(loc="right")
+
+
+def test_profile_capture_shows_shares_errors_and_chance(make, ax):
+    result = make.profile()
+    plots.draw_profile(ax, result)
+    bars = [bar.get_width() for bar in ax.containers[0]] if len(ax.containers) == 2 else ax.containers[1]
+    shown = [100 * value for value in result.captured if np.isfinite(value)] + [100 * result.top_share]
+    widths = [bar.get_width() for container in ax.containers if hasattr(container, "patches") for bar in container]
+    assert widths[: len(shown)] == pytest.approx(shown) and bars
+    assert [text.get_text() for text in ax.get_yticklabels()][-3:] == [
+        "trace(H)",
+        "top eigenvector",
+        r"$\lambda_1$ of the block",
+    ]
+    dashed = next(line for line in ax.lines if line.get_linestyle() == "--")
+    assert dashed.get_xdata()[0] == pytest.approx(100 * result.density)
+
+
+def test_profile_roc_and_map_and_groups(make):
+    result = make.profile()
+    roc = plots.draw_profile(Figure().subplots(), result, view="roc")
+    assert len(roc.lines) == 1 + len(result.scores)
+    labels = [text.get_text() for text in roc.get_legend().get_texts()]
+    assert labels[0] == f"top eigenvector: {result.auc[-1]:.3f}"
+    shown = plots.draw_profile(Figure().subplots(), result, view="map", columns=40).images[0].get_array()
+    density = result.enrichment("channel")["density"]
+    np.testing.assert_allclose(shown[0], 100 * density[:40])
+    np.testing.assert_allclose(shown[1], 100 * np.repeat(density[40:60], 2))
+    for view, by in (("layers", "layer"), ("kinds", "kind"), ("depths", "depth")):
+        ax = plots.draw_profile(Figure().subplots(), result, view=view)
+        np.testing.assert_allclose(ax.containers[-1].lines[0].get_ydata(), result.enrichment(by)["enrichment"])
+    with pytest.raises(ValueError, match="expected one of 'capture', 'roc', 'layers', 'kinds', 'depths', 'map'"):
+        plots.draw_profile(Figure().subplots(), result, view="pie")
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+@pytest.mark.parametrize("view", ["capture", "roc", "layers", "kinds", "depths", "map"])
+def test_profiles_of_empty_and_full_masks_can_be_drawn(make, view, density):
+    empty = make.profile(density=density, curvature=False)
+    ax = plots.draw_profile(Figure().subplots(), empty, view=view)
+    ax.figure.draw_without_rendering()
+
+
+def test_a_notebook_shows_a_small_picture(make):
+    for result in every(make):
+        page = result._repr_html_()
+        assert 'src="data:image/png;base64,iVBOR' in page and len(page) < 100_000
+        assert type(result).__name__ in page
+    assert "<table>" in make.profile()._repr_html_()
+    assert not pyplot.get_fignums()
 
 
 def test_mask_density_shows_shares_per_layer(make, ax):
@@ -275,10 +381,12 @@ def test_mask_density_shows_shares_per_layer(make, ax):
     np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], 100 * result.density[:, -1])
 
 
-@pytest.mark.parametrize("view", ["heatmap", "time", "layers", "density"])
+@pytest.mark.parametrize("view", ["heatmap", "time", "turnover", "survival", "union", "layers", "density"])
 def test_one_mask_can_be_drawn(make, ax, view):
     plots.draw_masks(ax, make.overlap(masks=1, layers=4), view=view)
-    assert texts(ax) == (["one mask only: nothing to compare"] if view in ("time", "layers") else [])
+    assert texts(ax) == (
+        ["one mask only: nothing to compare"] if view in ("time", "layers", "turnover", "survival") else []
+    )
     ax.figure.draw_without_rendering()
 
 
