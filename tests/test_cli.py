@@ -162,7 +162,7 @@ def test_interrupted_training_leaves_a_run_that_opens(tmp_path: Path) -> None:
     for _ in range(10):  # Python drops an interrupt that arrives in a destructor; a user then presses again
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
+            process.wait(timeout=20)
             break
     output, said = process.communicate(timeout=60)
     assert process.returncode in (1, 130), said  # 1 where the interrupt met a write, which then says so

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from sharpscope.results import Result
+from sharpscope.results import Dims, Result
 
 __all__ = ["MaskOverlap", "Masks", "mask_overlap"]
 
@@ -18,6 +19,8 @@ Masks = Mapping[str, "Tensor | np.ndarray"]
 @dataclass(frozen=True, eq=False, repr=False)
 class MaskOverlap(Result):
     """Pairwise overlap of m masks of one model.  Only counts are kept; every figure is derived from them."""
+
+    dims: ClassVar[Dims] = {"intersections": "layers labels other", "selected": "layers labels", "sizes": "layers"}
 
     labels: tuple[str, ...]  # (m,) name of each mask, e.g. "step 0"
     layers: tuple[str, ...]  # (L,) parameter names
@@ -34,6 +37,11 @@ class MaskOverlap(Result):
     def jaccard(self) -> np.ndarray:
         """(m, m): |A & B| / |A | B|; nan for two empty masks."""
         return _jaccard(self.intersection, self.selected.sum(axis=0))
+
+    @property
+    def first_to_last(self) -> float:
+        """Jaccard index of the first and the last mask."""
+        return float(self.jaccard[0, -1])
 
     @property
     def layer_jaccard(self) -> np.ndarray:

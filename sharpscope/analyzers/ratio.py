@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +12,7 @@ from sharpscope.ascent.perturbations import Ball, Perturbation
 from sharpscope.ascent.probe import Probe
 from sharpscope.pieces import check_piece, resolve
 from sharpscope.problem import Problem
-from sharpscope.results import Result
+from sharpscope.results import Dims, Result
 from sharpscope.vectors import add
 
 __all__ = ["GradientRatio", "gradient_ratio"]
@@ -27,6 +28,12 @@ class GradientRatio(Result):
     Every coordinate is in exactly one place: a bin of ``counts``, ``below``, ``above``, ``zero_numerators``
     (r = -inf) or ``zero_denominators`` (r = +inf or undefined).
     """
+
+    dims: ClassVar[Dims] = {
+        "counts": "layers bin",
+        "below above negative zero_numerators zero_denominators": "layers",
+        "quantiles": "levels",
+    }
 
     edges: np.ndarray  # (b + 1,) float64, bin edges of r, in units of the logarithm
     counts: np.ndarray  # (layers, b) int64, coordinates per bin
