@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from sharpscope.store.errors import MissingPart, StoreError
+from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import TEMPORARY, fsync_folder
 from sharpscope.store.locks import LOCK
 from sharpscope.store.nodes import Branch
@@ -71,7 +71,8 @@ class Folder:
         self.path = path
 
     def names(self) -> list[str]:
-        return list(self._names(self.path, "", 0))
+        with answering(self.path, "a folder that can be read: check who may read it"):
+            return list(self._names(self.path, "", 0))
 
     def read(self, name: str) -> Branch:
         path = self.file(name)
@@ -146,18 +147,16 @@ def make_folder(path: Path, config: dict[str, Any], provenance: Mapping[str, Any
     if path.is_symlink() or path.exists():
         if not path.is_dir():
             raise StoreError(f"{path}: got a file that exists, expected a new folder: choose another")
-        if any(not left_over(file.name) for file in path.iterdir()):
+        with answering(path, "a folder that can be read: choose another"):
+            inside = [file.name for file in path.iterdir()]
+        if any(not left_over(name) for name in inside):
             raise StoreError(
                 f"{path}: got a folder that is not empty, expected a new one: choose another, or go on with the run "
                 f"in it (open_run, --resume)"
             )
-    try:
+    with answering(path, "a folder that can be made: choose another"):
         path.mkdir(parents=True, exist_ok=True)
         fsync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: got {error.strerror!r}, expected a folder that can be made: choose another"
-        ) from error
     own = {"run_id": secrets.token_hex(8), "ordinal": ordinal}
     write_part(path / ("run" + SUFFIX), "run", config, dict(provenance) | own)
     return path

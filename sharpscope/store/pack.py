@@ -8,6 +8,7 @@ of all parts in order, and the root's checksum is that of the index.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ import h5py
 
 from sharpscope.store import guard
 from sharpscope.store.backends import NAME, SUFFIX, Backend, Folder, kind_of, left_over
-from sharpscope.store.errors import MissingPart, StoreError
+from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import fsync_folder, require_free, sweep, temporary_name, write_file
 from sharpscope.store.nodes import Branch, digest, write_branch
 from sharpscope.store.parts import CHECKSUM, check_header, make_branch, open_hdf5, shown, verified, write_sealed
@@ -128,6 +129,8 @@ def pack_run(run: Run, path: str | os.PathLike[str], replace: bool = False) -> P
     names = backend.names()
     index: dict[str, list[Any]] = {"names": names, "checksums": [], "bytes": [backend.size(name) for name in names]}
     require_free(path, sum(index["bytes"]))
+    with contextlib.suppress(OSError):
+        sweep(path.parent, "")
 
     def fill(file: h5py.File) -> None:
         for name in names:
@@ -164,7 +167,7 @@ def unpack_run(packed: Run, path: str | os.PathLike[str], skip_damaged: bool = F
     path, backend = Path(path), packed._backend
     if path.is_symlink() or path.exists():
         raise StoreError(f"{path}: got something that exists, expected a new folder: choose another")
-    try:
+    with answering(path, "a folder that can be made: free space or choose another"):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, "")
         half = temporary_name(path.parent)
@@ -175,11 +178,6 @@ def unpack_run(packed: Run, path: str | os.PathLike[str], skip_damaged: bool = F
         finally:
             shutil.rmtree(half, ignore_errors=True)
         fsync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: got {error.strerror!r} while unpacking, expected a folder that can be made: free space or choose "
-            f"another"
-        ) from error
     return Run(Folder(path))
 
 

@@ -225,7 +225,8 @@ class _Opened:
         try:
             handled = self.context.__exit__(kind, error, traceback)
         finally:
-            self.file.close()
+            with contextlib.suppress(RuntimeError, OSError):  # what was read is read, and verified
+                self.file.close()
         return handled
 
 

@@ -37,7 +37,7 @@ import torch
 from sharpscope.history import Steps
 from sharpscope.results import Result
 from sharpscope.store.backends import Backend, Folder, check_name, check_origin, kind_of, make_folder
-from sharpscope.store.errors import MissingPart, StoreError
+from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import fsync_folder
 from sharpscope.store.locks import locked
 from sharpscope.store.parts import shown, write_part
@@ -187,15 +187,12 @@ class Run:
 
     def tree(self) -> list[tuple[str, str, int]]:
         """Every part, those of children included: name, kind, bytes."""
-        return self._settled(
-            lambda: [(name, kind_of(name), self._backend.size(name)) for name in self._backend.names()]
-        )
+        return [(name, kind_of(name), size) for name, size in self._present(self._backend.size)]
 
     @property
     def digest(self) -> str:
         """``sha256:...`` over the names and checksums of all parts: the same for a folder and its packed file."""
-        names = self._settled(lambda: {name: self._backend.header(name)["checksum"] for name in self._backend.names()})
-        lines = (f"{name}\t{names[name]}\n" for name in sorted(names))
+        lines = sorted(f"{name}\t{header['checksum']}\n" for name, header in self._present(self._backend.header))
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def lock(self) -> AbstractContextManager[None]:
@@ -212,8 +209,9 @@ class Run:
     def _write(self, name: str, tree: dict[Any, Any], attributes: dict[str, Any], replace: bool) -> None:
         path = self._folder().path / (name + ".h5")
         if not path.parent.is_dir():
-            path.parent.mkdir(exist_ok=True)
-            fsync_folder(path.parent.parent)
+            with answering(path, "a folder that can be written: free space or check who may write"):
+                path.parent.mkdir(exist_ok=True)
+                fsync_folder(path.parent.parent)
         own = {"run_id": self.attributes["run_id"], "part": name}
         write_part(path, kind_of(name), tree, attributes | own, replace)
 
@@ -229,10 +227,17 @@ class Run:
 
     def _remove(self, names: Sequence[str]) -> None:
         """Remove parts of one drawer, and flush it."""
-        for name in names:
-            self._folder().file(name).unlink(missing_ok=True)
-        if names:
-            fsync_folder((self.path / names[0]).parent)
+        with answering(self.path, "a folder whose old parts can be removed: check who may write"):
+            for name in names:
+                self._folder().file(name).unlink(missing_ok=True)
+            if names:
+                fsync_folder((self.path / names[0]).parent)
+
+    def _present(self, look: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+        """A look at every part but those that a writer removes meanwhile."""
+        for name in self._backend.names():
+            with contextlib.suppress(MissingPart):
+                yield name, look(name)
 
     def _settled(self, read: Callable[[], T]) -> T:
         """Read again where a writer removed a part between the look into the folder and the look into the part."""

@@ -50,6 +50,7 @@ class StepWriter:
 
     def __init__(self, run: Keeper, after: int = 0, seconds: float = 5.0) -> None:
         self._run, self._seconds = run, seconds
+        self._loose = False  # whether there are segments since the last merge
         self._points: list[tuple[int, float, float, float]] = []
         stored = read_steps(run)
         kept = 0 if stored is None else int(np.searchsorted(stored.step, after, side="right"))
@@ -81,10 +82,11 @@ class StepWriter:
             columns = _columns(self._points)
             self._run._write_result(_name(columns[0]), Steps(*columns), replace=True)
             self._take(columns)
+            self._loose = True
 
     def merge(self) -> None:
         """Write all points so far into one part."""
-        if self._points:
+        if self._points or self._loose:
             self._take(_columns(self._points))
             self._rewrite()
         self._committed = time.monotonic()
@@ -101,6 +103,7 @@ class StepWriter:
             first = [_name(self._whole[0])]
             self._run._write_result(first[0], Steps(*self._whole), replace=True)
         self._run._remove([name for name in old if name not in first])
+        self._loose = False
 
 
 def read_steps(run: Keeper) -> Steps | None:
