@@ -100,18 +100,18 @@ def table(run: Run, style: str = "github") -> str:
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=aligned)
 
 
-def described(run: Run, indent: str = "") -> list[str]:
+def described(run: Run, indent: str = "", name: str | None = None) -> list[str]:
     """What a run holds, line by line: settings, progress, parts with their sizes, results; then its children."""
     children = run.children()
     status = run.status or (f"{len(children)} runs" if children else "not trained")
     steps = run.steps
     at = f", step {steps.step[-1]}: loss {steps.loss[-1]:.4g}" if steps is not None else ""
-    lines = [f"{indent}{Path(run.path).name}: {status}{at}"]
+    lines = [f"{indent}{name or Path(run.path).name}: {status}{at}"]
     lines += [f"{indent}  {name}: {value}" for name, value in leaves(run.config).items() if value is not None]
     lines += [f"{indent}{line}" for line in _parts(run)]
     lines += [f"{indent}  {name} = {run.results[name].summary()}" for name in run.result_names()]
     for child in children:
-        lines += described(run.child(child), indent + "    ")
+        lines += described(run.child(child), indent + "    ", child)
     return lines
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ def _of_safetensors(path: Path) -> Any:
 
 def _of_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of formats that torch is about to refuse
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         said = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), "it is no such file")
         raise StoreError(
