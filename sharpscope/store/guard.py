@@ -87,7 +87,7 @@ def read_attributes(target: h5py.Group | h5py.Dataset, where: str, path: str = "
         _check_type(kind, where, place, enum=True)
         array = np.empty(shape, attribute.dtype)
         attribute.read(array)
-        value = array[()]
+        value: Any = array[()]
         if isinstance(value, bytes):
             found[name] = bytes(value).decode()
         elif isinstance(value, np.bool_ | np.integer | np.floating):

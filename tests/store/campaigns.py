@@ -234,9 +234,10 @@ def kill_pack(count: int, folder: Path, rng: np.random.Generator) -> dict[str, A
     for turn in range(100 * count):
         target, work = tasks[turn % 2]
         shutil.rmtree(copy, ignore_errors=True)
-        if turn % 4 == 0:
-            packed.unlink(missing_ok=True)
-        kills += "done" not in killed(work, rng.uniform(0, 1.1 * seconds))
+        packed.unlink(missing_ok=True)
+        if turn % 4:
+            shutil.copy(folder / "whole.h5", packed)
+        kills += "done" not in killed(work, rng.uniform(0, 1.5 * seconds))
         if target.exists():
             assert assert_sound(target).digest == run.digest
             there += 1

@@ -48,12 +48,9 @@ def test_every_dataset_is_documented(tmp_path: Path) -> None:
             assert axes == "any" or dataset.ndim == (0 if axes == "scalar" else 1), name
             assert "type" in dataset.attrs
             met.add(path.pattern)
-        parts = [
-            file,
-            file["run"],
-            file["history"],
-            *(file[drawer][name] for drawer in ("checkpoints", "masks", "steps", "results") for name in file[drawer]),
-        ]
+        drawers = ("checkpoints", "masks", "steps", "results")
+        inside = [file[drawer][name] for drawer in drawers for name in file[drawer]]
+        parts = [file, file["run"], file["history"], *inside]
         for part in parts:
             assert set(part.attrs) - {"index"} <= attributes, set(part.attrs) - attributes
             assert {"format", "schema", "kind", "created", "packages", "checksum", "type"} <= set(part.attrs)
