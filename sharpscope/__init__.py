@@ -16,7 +16,7 @@ from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTen
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.scores import Fisher, Gradient, Random, Weight
-from sharpscope.history import History
+from sharpscope.history import History, Steps
 from sharpscope.operators import Operator, hessian
 from sharpscope.optimizers.names import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
@@ -39,7 +39,21 @@ from sharpscope.schedules import (
     Warmup,
     delta_eta,
 )
-from sharpscope.store import Run, StoreError, create_run, load, open_run, pack_run, save, unpack_run
+from sharpscope.store import (
+    Damage,
+    Run,
+    StepWriter,
+    StoreError,
+    collect,
+    create_run,
+    load,
+    load_weights,
+    open_run,
+    pack_run,
+    save,
+    unpack_run,
+    verify_run,
+)
 
 __version__ = "0.1.0"
 
@@ -60,6 +74,7 @@ __all__ = [
     "RatioSeries",
     "Result",
     "Spectrum",
+    "Steps",
     "Surface",
     "gradient_ratio",
     "line",
@@ -121,13 +136,18 @@ __all__ = [
     "Warmup",
     "delta_eta",
     # storage and pictures
+    "Damage",
     "Run",
+    "StepWriter",
     "StoreError",
+    "collect",
     "create_run",
     "load",
+    "load_weights",
     "open_run",
     "pack_run",
     "plot",
     "save",
     "unpack_run",
+    "verify_run",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import click
 
 from sharpscope.demo import PLANS, demo
-from sharpscope.figures import draw_run, members, table
-from sharpscope.runs import ANALYSES, Analysis, Experiment, analyze_run, leaves, train_run
-from sharpscope.store import Run, open_run
+from sharpscope.figures import described, draw_run, members, overview, table
+from sharpscope.runs import ANALYSES, Analysis, Experiment, analyze_run, train_run
+from sharpscope.store import Run, open_run, pack_run, unpack_run, verify_run
 from sharpscope.training import Settings
 
 __all__ = ["main"]
@@ -32,6 +33,8 @@ def main() -> None:
     sharpscope analyze RUN                              spectrum, loss surface, r-ratio, masks
     sharpscope figures RUN --out figures                draw them
     sharpscope show RUN                                 what a run holds
+    sharpscope show --table RUNS...                     many runs side by side
+    sharpscope pack | verify | prune RUN                one file of it; look for damage; remove old checkpoints
     """
 
 
@@ -43,7 +46,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         sys.path.insert(0, "")  # --model module:function is looked up where the user stands
         try:
             function(**options)
-        except (ValueError, TypeError, ArithmeticError, OSError) as error:
+        except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         except KeyboardInterrupt:
             click.echo(_progress_of(options), err=True)
@@ -53,7 +56,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _progress_of(options: dict[str, Any]) -> str:
-    place = options.get("out") or options.get("run")
+    place = options.get("run") or options.get("out")
     try:
         run = open_run(place) if place else None
     except ValueError:
@@ -88,8 +91,9 @@ def _demo(name: str, root: str | None, out: str | None, figures: str | None, see
     pictures = figures or ("figures/demo" if name == "digits" else f"figures/demo-{name}")
     run = demo(name, root, place, pictures, seed=seed, say=click.echo)
     click.echo()
-    click.echo(table(run))
-    Path(pictures, "table.md").write_text(table(run) + "\n")
+    text = table(run)
+    click.echo(text)
+    Path(pictures, "table.md").write_text(text + "\n")
     click.echo(f"\nPictures in {pictures}, the run in {place} (sharpscope show {place}).")
 
 
@@ -132,7 +136,7 @@ def _train(
                  --rule "ssam_f(rho=0.1, sparsity=0.5)" --epochs 20 --seed 0 --out runs/ssam
     """
     experiment = Experiment(Settings(**settings), data, root, model, train_images, test_images)
-    run = train_run(experiment, out, resume=resume, keep=keep)
+    run = train_run(experiment, out, resume=resume, keep_checkpoints=keep)
     click.echo(table(run))
 
 
@@ -197,25 +201,97 @@ def _figures(run: str, out: str, formats: tuple[str, ...]) -> None:
 
 
 @main.command("show")
-@click.argument("run")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--follow", is_flag=True, help="Print again when something changed, until training is finished.")
+@click.option("--table", "as_table", is_flag=True, help="One row per run: the settings that differ, curves, results.")
 @_command
-def _show(run: str) -> None:
-    """Print what RUN holds: settings, progress, parts with their sizes, results.
+def _show(runs: tuple[str, ...], follow: bool, as_table: bool) -> None:
+    """Print what RUNS hold: settings, progress, parts with their sizes, results.
 
     \b
     Example: sharpscope show runs/demo-digits
+    Example: sharpscope show runs/ssam --follow
+    Example: sharpscope show --table runs/sam-* runs/sgd-*
+    """
+    shown = ""
+    while True:
+        text = overview(runs) if as_table else "\n".join(line for run in runs for line in described(open_run(run)))
+        if text != shown:
+            click.clear()  # on a terminal only
+            click.echo(text)
+            shown = text
+        if not follow or all(_finished(open_run(run)) for run in runs):
+            return
+        try:
+            time.sleep(1.0)
+        except KeyboardInterrupt:
+            return
+
+
+@main.command("pack")
+@click.argument("run")
+@click.option("-o", "--out", required=True, metavar="FILE", help="The packed run; with --unpack the folder.")
+@click.option("--unpack", is_flag=True, help="Make a folder of a packed run.")
+@click.option("--skip-damaged", is_flag=True, help="With --unpack: leave out parts that are damaged.")
+@click.option("--replace", is_flag=True, help="Write over a packed run that is there.")
+@_command
+def _pack(run: str, out: str, unpack: bool, skip_damaged: bool, replace: bool) -> None:
+    """Make one file of RUN, for mail and archives; every command takes it in place of the folder.
+
+    \b
+    Example: sharpscope pack runs/ssam -o ssam.h5
+    Example: sharpscope pack ssam.h5 --unpack -o runs/copy
     """
     opened = open_run(run)
-    click.echo("\n".join(_described(opened)))
+    if unpack:
+        made = unpack_run(opened, out, skip_damaged)
+        click.echo(f"{made.path}: {len(made.tree())} of {len(opened.tree())} parts")
+    else:
+        path = pack_run(opened, out, replace)
+        click.echo(f"{path}: {len(opened.tree())} parts, {path.stat().st_size:,} B")
 
 
-def _described(run: Run, indent: str = "") -> list[str]:
-    children = run.children()
-    status = run.status or (f"{len(children)} runs" if children else "not trained")
-    lines = [f"{indent}{Path(run.path).name}: {status}"]
-    lines += [f"{indent}  {name}: {value}" for name, value in leaves(run.config).items() if value is not None]
-    lines += [f"{indent}  {size:>12,} B  {kind:<10}  {part}" for part, kind, size in run.tree()]
-    lines += [f"{indent}  {name} = {run.results[name].summary()}" for name in run.result_names()]
-    for child in children:
-        lines += _described(run.child(child), indent + "    ")
-    return lines
+@main.command("verify")
+@click.argument("run")
+@click.option("--quarantine", is_flag=True, help="Move damaged parts into RUN/quarantine; the rest stays usable.")
+@_command
+def _verify(run: str, quarantine: bool) -> None:
+    """Read every part of RUN and name the damaged ones; exit status 1 if there are any left.
+
+    \b
+    Example: sharpscope verify runs/ssam --quarantine
+    """
+    damaged = verify_run(run, quarantine)
+    for damage in damaged:
+        click.echo(f"damaged: {damage.part}: {damage.error}" + (f"; moved to {damage.moved}" if damage.moved else ""))
+    left = sum(damage.moved is None for damage in damaged)
+    click.echo(f"{run}: {len(damaged)} damaged parts" if damaged else f"{run}: every part is sound")
+    if left:
+        sys.exit(1)
+
+
+@main.command("prune")
+@click.argument("run")
+@click.option("--keep-checkpoints", "keep", default=1, show_default=True, help="Latest checkpoints to keep.")
+@_command
+def _prune(run: str, keep: int) -> None:
+    """Remove old checkpoints of RUN and of its children; the last one of each always stays.
+
+    \b
+    Example: sharpscope prune runs/ssam --keep-checkpoints 3
+    """
+    opened = open_run(run)
+    before = sum(size for _, _, size in opened.tree())
+    removed = _pruned(opened, keep)
+    freed = before - sum(size for _, _, size in opened.tree())
+    click.echo(f"{run}: removed {removed} checkpoints, {freed:,} B")
+
+
+def _pruned(run: Run, keep: int) -> int:
+    with run.lock():
+        removed = len(run.prune(keep))
+    return removed + sum(_pruned(run.child(name), keep) for name in run.children())
+
+
+def _finished(run: Run) -> bool:
+    return all((member.status or "").startswith("finished") for member in members(run).values())

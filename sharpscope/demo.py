@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sharpscope.figures import draw_run
-from sharpscope.runs import Analysis, Experiment, analyze_run, train_run
-from sharpscope.store import Run, StoreError, create_run, open_run
+from sharpscope.runs import Analysis, Experiment, analyze_run, made_by, train_run
+from sharpscope.store import Run, StoreError, create_run, is_run, open_run
 from sharpscope.training import Settings
 
 __all__ = ["METHODS", "PLANS", "Plan", "demo"]
@@ -75,7 +75,7 @@ def demo(
     run = _open(Path(out), {"demo": name, "seed": seed})
     for method, rule in METHODS.items():
         experiment = dataclasses.replace(base, settings=dataclasses.replace(base.settings, rule=rule))
-        child = run.child(method) if method in run.children() else run.create_child(method, experiment.config())
+        child = run.child(method) if method in run.children() else _child(run, method, experiment)
         say(f"{method}: training {experiment.settings.epochs} epochs, {rule}")
         train_run(experiment, child.path, progress=progress, run=child)
         say(f"{method}: spectrum, surface, r-ratio, masks")
@@ -85,8 +85,13 @@ def demo(
     return run
 
 
+def _child(run: Run, method: str, experiment: Experiment) -> Run:
+    images = experiment.images()
+    return run.create_child(method, experiment.config(), made_by(experiment, images, experiment.network(images)))
+
+
 def _open(out: Path, config: dict[str, object]) -> Run:
-    if not out.exists():
+    if not is_run(out):
         return create_run(out, dict(config))
     run = open_run(out)
     if dict(run.config) != config:

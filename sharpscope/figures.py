@@ -1,9 +1,11 @@
-"""From a run to its pictures and its table."""
+"""From a run to its pictures, its table and its description."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,22 @@ from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Surface
 from sharpscope.history import History
 from sharpscope.results import Result
-from sharpscope.store import Run, StoreError
+from sharpscope.store import Run, StoreError, collected, leaves
 
-__all__ = ["draw_run", "members", "table"]
+__all__ = ["described", "draw_run", "members", "overview", "table"]
+
+_OUTCOMES = {"history", "spectrum", "surface", "ratio", "masks"}
+_MAIN = (
+    "history.epochs",
+    "history.test_error",
+    "history.test_stderr",
+    "spectrum.eigenvalues[0]",
+    "spectrum.residuals[0]",
+    "spectrum.ratio",
+    "spectrum.ratio_error",
+    "ratio.share_below_zero",
+    "masks.first_to_last",
+)
 
 _FIGURES: dict[str, tuple[type[Result], Callable[..., Any]]] = {
     "training": (History, plots.training_curves),
@@ -88,6 +103,54 @@ def table(run: Run, style: str = "github") -> str:
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=aligned)
 
 
+def described(run: Run, indent: str = "", name: str | None = None) -> list[str]:
+    """What a run holds, line by line: settings, progress, parts with their sizes, results; then its children."""
+    children = run.children()
+    status = run.status or (f"{len(children)} runs" if children else "not trained")
+    steps = run.steps
+    at = f", step {steps.step[-1]}: loss {steps.loss[-1]:.4g}" if steps is not None else ""
+    lines = [f"{indent}{name or Path(run.path).name}: {status}{at}"]
+    lines += [f"{indent}  {name}: {value}" for name, value in leaves(run.config).items() if value is not None]
+    lines += [f"{indent}{line}" for line in _parts(run)]
+    lines += [f"{indent}  {name} = {run.results[name].summary()}" for name in run.result_names()]
+    for child in children:
+        lines += described(run.child(child), indent + "    ", child)
+    return lines
+
+
+def _parts(run: Run) -> list[str]:
+    """One line per part of the run itself, and one for all parts of a folder of numbered ones."""
+    lines = []
+    own = [part for part in run.tree() if part[0].split("/")[0] not in run.children()]
+    for drawer, group in groupby(own, key=lambda part: part[0].rpartition("/")[0]):
+        parts = list(group)
+        numbered = drawer and drawer != "results" and len(parts) > 1
+        names = [f"{drawer}/ ({len(parts)} of them, {_end(parts[0])} to {_end(parts[-1])})"] if numbered else [
+            name for name, _, _ in parts
+        ]  # fmt: skip
+        sizes = [sum(size for _, _, size in parts)] if numbered else [size for _, _, size in parts]
+        lines += [f"  {size:>12,} B  {parts[0][1]:<10}  {name}" for name, size in zip(names, sizes, strict=True)]
+    return lines
+
+
+def _end(part: tuple[str, str, int]) -> str:
+    return part[0].rpartition("/")[2]
+
+
+def overview(paths: Iterable[str | os.PathLike[str]], style: str = "github") -> str:
+    """Many runs as a table: one row each, with what differs between them and what came out; see ``ss.collect``."""
+    rows = collected(paths)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    shown = []
+    for name in columns:
+        values = [row.get(name) for row in rows]
+        said = name == "run" or name in _MAIN or name.split(".")[0] not in _OUTCOMES
+        if said and (name == "run" or len(rows) == 1 or len({repr(value) for value in values}) > 1 or name in _MAIN):
+            shown.append(name)
+    table = [[_cell(row.get(name)) for name in shown] for row in rows]
+    return tabulate(table, headers=shown, tablefmt=style, disable_numparse=True)
+
+
 def _without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Leave out columns that say nothing, and the comparison with the first row where there is no other."""
     kept = [name for name in rows[0] if any(row[name] for row in rows) and (len(rows) > 1 or "first row" not in name)]
@@ -97,6 +160,12 @@ def _without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 def _everything(run: Run) -> list[Result]:
     history = run.history
     return ([] if history is None else [history]) + [run.results[name] for name in run.result_names()]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _passes_per_step(history: History) -> float:

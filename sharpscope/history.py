@@ -1,19 +1,22 @@
-"""What a training run tells about itself, epoch by epoch."""
+"""What a training run tells about itself, epoch by epoch and step by step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from sharpscope.results import Result
+from sharpscope.results import Dims, Result
 
-__all__ = ["History"]
+__all__ = ["History", "Steps"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class History(Result):
     """Curves of one training run; entry e describes the state after epoch e + 1."""
+
+    dims: ClassVar[Dims] = {"train_loss test_loss test_error learning_rate passes seconds": "epoch"}
 
     rule: str  # text of the resolved rule
     epochs: int  # epochs asked for; ``len(train_loss)`` were finished
@@ -30,3 +33,21 @@ class History(Result):
     def test_stderr(self) -> np.ndarray:
         """(e,) float64: binomial standard error of the test error, from the finite number of test examples."""
         return np.asarray(np.sqrt(self.test_error * (1.0 - self.test_error) / self.test_examples))
+
+    def scalars(self) -> dict[str, Any]:
+        """The settings, and every curve at its last epoch."""
+        curves = ("train_loss", "test_loss", "test_error", "test_stderr", "learning_rate", "passes", "seconds")
+        ends = {name: float(getattr(self, name)[-1]) for name in curves if len(self.train_loss)}
+        return {"rule": self.rule, "epochs": len(self.train_loss)} | ends
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Steps(Result):
+    """Curves of one training run, step by step; entry i describes optimizer step ``step[i]``."""
+
+    dims: ClassVar[Dims] = {"loss learning_rate passes": "step"}
+
+    step: np.ndarray  # (n,) int64, counted from 1, ascending
+    loss: np.ndarray  # (n,) float64, mean over the step's batch, at w before the step
+    learning_rate: np.ndarray  # (n,) float64, of the step
+    passes: np.ndarray  # (n,) float64, forward-backward pairs since the start

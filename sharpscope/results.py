@@ -10,11 +10,18 @@ import base64
 import dataclasses
 import html
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-__all__ = ["Result", "draw_with", "result_kinds"]
+from sharpscope.frames import columns, frame, to_frame, to_xarray
+
+if TYPE_CHECKING:
+    from sharpscope.frames import DataFrame, Dataset
+
+__all__ = ["Dims", "Result", "draw_with", "result_kinds"]
+
+Dims = dict[str, str]  # names of array fields: names of their axes, both separated by spaces
 
 _KINDS: dict[str, type[Result]] = {}
 _DRAWER: list[Callable[..., Any]] = []  # results know no pictures; the package that draws them registers here
@@ -26,10 +33,13 @@ class Result:
     """Base of all results.
 
     Fields of a subclass are numbers, texts, ``None``, numpy arrays, tuples of texts, or flat dictionaries of those.
-    Two results are equal when all their fields are equal bit for bit (a NaN equals a NaN).
+    Two results are equal when all their fields are equal bit for bit (a NaN equals a NaN).  ``dims`` names the axes of
+    array fields, such as ``{"loss stderr": "beta alpha"}``; an axis that is called like a field has its values as
+    coordinates, and a one-dimensional field that is not named there is an axis of its own.
     """
 
     kind: ClassVar[str] = "Result"
+    dims: ClassVar[Dims] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -41,28 +51,58 @@ class Result:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def summary(self) -> str:
-        """One line of text: the name and every field that is a single number or text."""
-        shown = [f"{name}={_short(value)}" for name, value in self.fields().items() if _is_plain(value)]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        """One line of text: the name, every number and text, fields or properties; shapes where there are none."""
+        shown = {name: value for name, value in self.fields().items() if _is_plain(value)} | self._properties()
+        shapes = {} if shown else {name: np.shape(value) for name, value in self.fields().items()}
+        texts = [f"{name}={_short(value)}" for name, value in shown.items()]
+        texts += [f"{name}: {' x '.join(map(str, shape))}" for name, shape in shapes.items()]
+        return f"{type(self).__name__}({', '.join(texts)})"
+
+    def scalars(self) -> dict[str, Any]:
+        """What fits into one row of a table: numbers, texts, entries of short arrays, and properties that are numbers.
+
+        >>> from sharpscope.analyzers.surface import Line
+        >>> end = np.ones(1)
+        >>> Line(end, end, end, end, 1.0, 2.0, "filter", 0, "float32", 10, "quadratic").scalars()["loss[1.0]"]
+        1.0
+        """
+        return columns(self.fields(), self.dims) | self._properties()
+
+    def to_xarray(self) -> Dataset:
+        """Arrays as variables over named axes (``dims``), numbers and texts as attributes.
+
+        Raises ImportError where xarray is not installed (``pip install 'sharpscope[frames]'``).
+        """
+        return to_xarray(type(self).__name__, self.fields(), self.dims)
+
+    def to_frame(self, of: str | None = None) -> DataFrame:
+        """A tidy table: a result's own (``tidy``) where it has one, one row per entry of the array ``of`` otherwise.
+
+        ``of`` is the array that ``dims`` names first, unless said; every array along the same axes is a column.  A
+        result without arrays becomes one row.  Numbers and texts are in ``.attrs``.  Raises ValueError for an ``of``
+        that is no array of this result, ImportError where pandas is not installed (``pip install
+        'sharpscope[frames]'``).
+        """
+        own = self.tidy() if of is None else None
+        return to_frame(type(self).__name__, self.fields(), self.dims, of) if own is None else frame(own)
+
+    def tidy(self) -> dict[str, Any] | None:
+        """The columns of a table of this result's own making, one row per layer and quantity; None for the usual."""
+        return None
+
+    def _properties(self) -> dict[str, Any]:
+        """Public properties that are declared to be one number."""
+        found = {}
+        for kind in type(self).__mro__:
+            for name, value in vars(kind).items():
+                declared = getattr(value.fget, "__annotations__", {}) if isinstance(value, property) else {}
+                if declared.get("return") in ("float", "int") and not name.startswith("_"):
+                    found[name] = getattr(self, name)
+        return found
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw this result; shorthand for ``sharpscope.plot(result, ax=None)``.  Returns the matplotlib axes."""
         return _DRAWER[0](self, ax=ax, **options)
-
-    def tidy(self) -> dict[str, Any]:
-        """The content as a tidy table, {name: column}, one row per quantity; by default the plain numbers and texts."""
-        plain = {name: value for name, value in self.fields().items() if _is_plain(value)}
-        return {"quantity": list(plain), "value": list(plain.values())}
-
-    def to_frame(self) -> Any:
-        """``tidy()`` as a pandas DataFrame.  Raises ImportError where pandas is not installed."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError(
-                "to_frame got no pandas, expected it to be installed: pip install 'sharpscope[frames]'"
-            ) from error
-        return pandas.DataFrame(self.tidy())
 
     def _repr_html_(self) -> str:
         """The summary and a small picture, for a notebook."""

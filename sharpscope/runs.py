@@ -28,7 +28,16 @@ from sharpscope.data import Images
 from sharpscope.packed import PackedMask
 from sharpscope.problem import Problem
 from sharpscope.results import Result
-from sharpscope.store import Run, StoreError, create_run, open_run
+from sharpscope.store import (
+    Run,
+    StoreError,
+    create_run,
+    is_run,
+    leaves,
+    open_run,
+    provenance,
+    weights_digest,
+)
 from sharpscope.training import Epoch, Settings, train
 
 __all__ = ["ANALYSES", "Analysis", "Experiment", "analyze_run", "leaves", "problem_of", "train_run"]
@@ -52,7 +61,7 @@ class Experiment:
     @staticmethod
     def of(config: dict[str, Any]) -> Experiment:
         """Raises StoreError for a configuration that is none."""
-        try:
+        try:  # a setting that a later version added has the default that it had until then
             return Experiment(**{**config, "settings": Settings(**config["settings"])})
         except (KeyError, TypeError) as error:
             raise StoreError(
@@ -78,7 +87,7 @@ def train_run(
     path: str | Path,
     *,
     resume: bool = False,
-    keep: int = 1,
+    keep_checkpoints: int = 1,
     progress: bool | None = None,
     run: Run | None = None,
 ) -> Run:
@@ -88,7 +97,7 @@ def train_run(
         experiment: what to train.
         path: of the run; must not exist unless ``resume``.
         resume: go on where an existing run stopped (bit for bit the unbroken run); start it where there is none.
-        keep: how many of the latest checkpoints stay on disk.
+        keep_checkpoints: how many of the latest checkpoints stay on disk.
         progress: show a progress bar; None shows it on a terminal only.
         run: an open, empty run to use instead of ``path``.
 
@@ -97,23 +106,55 @@ def train_run(
     images = experiment.images()
     network = experiment.network(images)
     _check_network(network, experiment.model, images)
-    fresh = run is None and not (resume and Path(path).exists())
+    if keep_checkpoints < 1:
+        raise StoreError(f"training got keep_checkpoints={keep_checkpoints}, expected at least 1: the last one stays")
+    fresh = run is None and not (resume and is_run(path))
     if run is None:
-        run = create_run(path, experiment.config()) if fresh else open_run(path)
+        run = create_run(path, experiment.config(), made_by(experiment, images, network)) if fresh else open_run(path)
     _check_same(run, experiment)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
-        steps = run.checkpoints()
-        start = run.checkpoint() if steps else None
+        _train(run, experiment, images, network, keep_checkpoints, progress)
+    return run
+
+
+def made_by(experiment: Experiment, images: Images, network: nn.Module) -> dict[str, Any]:
+    """Provenance of a training: who runs it, on what, from which weights and data."""
+    first = next(network.parameters())
+    return provenance(
+        seed=experiment.settings.seed,
+        rule=experiment.settings.rule,
+        data_digest=f"sha256:{images.digest()}",
+        weights_digest=weights_digest(network.state_dict()),
+        dtype=str(first.dtype).removeprefix("torch."),
+        device=str(first.device),
+    )
+
+
+def _train(
+    run: Run, experiment: Experiment, images: Images, network: nn.Module, keep: int, progress: bool | None
+) -> None:
+    """Go on from the last checkpoint, whatever was written after it, and leave what the unbroken training leaves."""
+    steps = run.checkpoints()
+    start = run.checkpoint() if steps else None
+    epoch_steps = -(-len(images.train_targets) // experiment.settings.batch_size)
+    with run.step_writer(after=steps[-1] if steps else 0) as points:
+
+        def on_step(step: int, loss: float, lr: float, passes: float) -> None:
+            points.add(step, loss, lr, passes)
+            if step % epoch_steps == 0:
+                points.merge()
 
         def on_epoch(epoch: Epoch) -> None:
             if epoch.masks:
-                run.add_masks(epoch.step, epoch.masks)
-            run.add_checkpoint(epoch.step, epoch.checkpoint())
+                run.add_masks(epoch.step, epoch.masks, replace=True)
+            run.add_checkpoint(epoch.step, epoch.checkpoint(), replace=True)
             run.set_history(epoch.history)
-            run.prune(keep=keep)
+            run.prune(keep)
 
-        train(network, images, experiment.settings, start, on_epoch, progress)
-    return run
+        history = train(network, images, experiment.settings, start, on_epoch, progress, on_step)
+    if run.history != history:  # it was stopped between its last checkpoint and its last curve
+        run.set_history(history)
+    run.prune(keep)
 
 
 def problem_of(run: Run, examples: int | None = None, step: int | None = None) -> Problem:
@@ -228,11 +269,13 @@ def analyze_run(
         if name not in missing:
             _check_kept(run, name, how, problem)
     if missing:
+        step = run.checkpoints()[-1]
+        about = provenance(seed=how.seed, step=step, weights_digest=weights_digest(run.checkpoint(step)["model"]))
         with run.lock():
             for name in missing:
                 result = ANALYSES[name](run, problem, how)
                 if result is not None:
-                    run.add_result(name, result, replace=replace)
+                    run.add_result(name, result, replace, about)
     return {name: run.results[name] for name in chosen if name in run.result_names()}
 
 
@@ -298,18 +341,10 @@ def _check_kept(run: Run, name: str, how: Analysis, problem: _Loaded) -> None:
 
 
 def _check_same(run: Run, experiment: Experiment) -> None:
-    stored, wanted = leaves(run.config), leaves(experiment.config())
+    stored, wanted = leaves(Experiment.of(run.config).config()), leaves(experiment.config())
     for name in {**stored, **wanted}:
         if stored.get(name) != wanted.get(name):
             raise StoreError(
                 f"the run {run.path} was made with {name}={stored.get(name)!r}, expected {wanted.get(name)!r}: "
                 f"use the same settings to resume it, or another --out"
             )
-
-
-def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as one level: ``{"settings.lr": 0.1, ...}``."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        found.update(leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
-    return found

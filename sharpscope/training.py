@@ -68,6 +68,7 @@ def train(
     start: dict[str, Any] | None = None,
     on_epoch: Callable[[Epoch], object] = lambda epoch: None,
     progress: bool | None = None,
+    on_step: Callable[[int, float, float, float], object] = lambda step, loss, lr, passes: None,
 ) -> History:
     """Train ``model`` in place on ``images.train``, test it after every epoch, and return the curves.
 
@@ -78,6 +79,7 @@ def train(
         start: a checkpoint of the same run to go on from.
         on_epoch: called after every epoch.
         progress: show a progress bar; None shows it on a terminal only.
+        on_step: called after every step with its number, loss, learning rate and the passes since the start.
 
     Raises ArithmeticError when the loss is not finite.  The global random state is left as it was.
     """
@@ -110,6 +112,7 @@ def train(
                         f"finite number: lower the learning rate ({settings.lr:g}) or rho, or look at the data"
                     )
                 scheduler.step()
+                on_step(optimizer.steps, loss, lr, optimizer.passes)
                 total += loss * len(y)
                 shown.update(1)
             used += time.perf_counter() - began

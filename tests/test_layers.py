@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 ROWS: list[set[str]] = [
     # the ground: its modules may import each other, as long as there is no cycle
-    {"vectors", "schedules", "results", "distributed", "progress", "bits", "packed", "pieces", "losses", "examples"},
+    {"vectors", "schedules", "results", "frames", "distributed", "progress"}
+    | {"bits", "packed", "pieces", "losses", "examples"},
     {"history"},
     {"problem"},
     {"operators", "ascent"},
@@ -49,6 +50,9 @@ HOMES: dict[str, str] = {
     "mpl_toolkits": "plots",
     "click": "cli",
     "sklearn": "data",
+    "pandas": "frames",
+    "xarray": "frames",
+    "safetensors": "store",
 }
 
 

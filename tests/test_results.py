@@ -114,8 +114,10 @@ def test_history_is_a_result() -> None:
 
 def test_a_table_of_plain_fields() -> None:
     pytest.importorskip("pandas")
-    table = Sample(number=2.5, array=np.zeros(3), text="b").to_frame()
-    assert dict(zip(table["quantity"], table["value"], strict=True)) == {"number": 2.5, "text": "b", "table": None}
+    table = Sample(number=2.5, array=np.arange(3.0), text="b").to_frame()
+    assert table["array"].tolist() == [0.0, 1.0, 2.0]
+    assert table.attrs == {"result": "Sample", "number": 2.5, "text": "b", "table": None}
+    assert Sample(number=2.5).to_frame()["number"].tolist() == [2.5]
 
 
 def test_without_pandas_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +125,7 @@ def test_without_pandas_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ImportError) as caught:
         Sample().to_frame()
     assert str(caught.value) == (
-        "to_frame got no pandas, expected it to be installed: pip install 'sharpscope[frames]'"
+        "got no package pandas, expected one for tables of results: pip install 'sharpscope[frames]'"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from sharpscope.analyzers.popcounts import count_all
 from sharpscope.packed import MaskLike, PackedMask, as_packed
 from sharpscope.progress import bar
-from sharpscope.results import Result
+from sharpscope.results import Dims, Result
 
 __all__ = ["MaskOverlap", "mask_overlap"]
 
@@ -29,7 +29,7 @@ class MaskOverlap(Result):
     with mean |A| |B| / d and variance |A| |B| (d - |A|) (d - |B|) / (d^2 (d - 1)).
     """
 
-    dims: ClassVar[dict[str, str]] = {
+    dims: ClassVar[Dims] = {
         "intersections stayed": "layers labels other", "selected ever": "layers labels", "sizes": "layers"
     }  # fmt: skip
 
@@ -45,6 +45,11 @@ class MaskOverlap(Result):
     def intersection(self) -> np.ndarray:
         """(m, m) int64: ones shared over the whole model."""
         return np.asarray(self.intersections.sum(axis=0))
+
+    @property
+    def first_to_last(self) -> float:
+        """Jaccard index of the first and the last mask."""
+        return float(self.jaccard[0, -1])
 
     @property
     def density(self) -> np.ndarray:

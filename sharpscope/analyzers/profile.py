@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tabulate import tabulate
 
-from sharpscope.results import Result
+from sharpscope.results import Dims, Result
 
 __all__ = ["GROUPS", "HESSIAN", "MaskProfile"]
 
@@ -24,7 +24,7 @@ class MaskProfile(Result):
     A random mask always means one of as many ones placed anywhere, of which mean and deviation are exact.
     """
 
-    dims: ClassVar[dict[str, str]] = {
+    dims: ClassVar[Dims] = {
         "auc auc_deviation correlation captured captured_chance captured_deviation captured_best defined": "scores",
         "layer_auc": "scores layers",
         "sizes selected depths kinds channels": "layers",

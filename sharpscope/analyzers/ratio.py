@@ -15,7 +15,7 @@ from sharpscope.analyzers.tally import BASES, quantile, tally
 from sharpscope.ascent.perturbations import Ball, Perturbation
 from sharpscope.packed import MaskLike, as_packed
 from sharpscope.pieces import check_piece, resolve
-from sharpscope.results import Result
+from sharpscope.results import Dims, Result
 from sharpscope.vectors import Vec
 
 __all__ = ["LEVELS", "GradientRatio", "RatioSeries", "gradient_ratio"]
@@ -32,7 +32,7 @@ class GradientRatio(Result):
     0), r below the first edge, a bin, r at or over the last edge, or undefined (g_SGD == 0).
     """
 
-    dims: ClassVar[dict[str, str]] = {"tally inside": "layers place", "kinds": "layers"}
+    dims: ClassVar[Dims] = {"tally inside": "layers place", "kinds": "layers"}
 
     tally: np.ndarray  # (L, b + 4) int64, coordinates per layer and place, places in the order above
     inside: np.ndarray | None  # (L, b + 4) int64, those of them inside the mask; None without a mask
@@ -152,7 +152,7 @@ class RatioSeries(Result):
     ``series[i]`` is the i-th; ``len(series)`` is n.
     """
 
-    dims: ClassVar[dict[str, str]] = {"tallies inside": "places layers place", "perturbations": "places"}
+    dims: ClassVar[Dims] = {"tallies inside": "places layers place", "perturbations": "places"}
 
     axis: str  # what ``places`` are: "rho", "step", or "perturbation" where they are only counted
     places: np.ndarray  # (n,) float64

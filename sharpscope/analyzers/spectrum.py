@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from sharpscope.operators import Operator, hessian
 from sharpscope.pieces import check_count
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
-from sharpscope.results import Result
+from sharpscope.results import Dims, Result
 from sharpscope.vectors import generator
 
 __all__ = ["Spectrum", "spectrum"]
@@ -25,6 +26,8 @@ class Spectrum(Result):
     An interval ``eigenvalues[i] +- residuals[i]`` holds an eigenvalue of the operator (Weyl's bound for a unit Ritz
     vector).
     """
+
+    dims: ClassVar[Dims] = {"eigenvalues residuals": "index", "vectors": "index coordinate"}
 
     eigenvalues: np.ndarray  # (k,) float64, descending; loss per squared unit of weight
     residuals: np.ndarray  # (k,) float64, |H u - lambda u| of the unit Ritz vector u, same unit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from sharpscope.analyzers.directions import filter_normalised, random_directions
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
-from sharpscope.results import Result
+from sharpscope.results import Dims, Result
 from sharpscope.vectors import Vec, add, dot, norm
 
 __all__ = ["Line", "Surface", "line", "surface"]
@@ -24,6 +24,8 @@ Span = float | tuple[float, float]
 @dataclass(frozen=True, eq=False, repr=False)
 class Line(Result):
     """Loss along one direction: L(w + alpha d)."""
+
+    dims: ClassVar[Dims] = {"loss stderr radius": "alpha"}
 
     alpha: np.ndarray  # (n,) float64, in units of the direction (1 = one filter norm for every filter)
     loss: np.ndarray  # (n,) float64, mean loss; nan or inf where the loss was not finite
@@ -41,6 +43,8 @@ class Line(Result):
 @dataclass(frozen=True, eq=False, repr=False)
 class Surface(Result):
     """Loss over a plane: ``loss[i, j]`` is L(w + alpha[j] d1 + beta[i] d2)."""
+
+    dims: ClassVar[Dims] = {"loss stderr radius": "beta alpha", "norms": "direction"}
 
     alpha: np.ndarray  # (nx,) float64, coordinate along d1 (1 = one filter norm for every filter)
     beta: np.ndarray  # (ny,) float64, coordinate along d2

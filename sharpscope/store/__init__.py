@@ -3,9 +3,33 @@
 ``parts`` and ``run`` describe the format.
 """
 
+from sharpscope.store.check import Damage, verify_run
+from sharpscope.store.collect import collect, collected, leaves
 from sharpscope.store.errors import StoreError
-from sharpscope.store.pack import open_run, pack_run, unpack_run
+from sharpscope.store.pack import is_run, open_run, pack_run, unpack_run
+from sharpscope.store.provenance import provenance, weights_digest
 from sharpscope.store.results import load, save
 from sharpscope.store.run import Run, create_run
+from sharpscope.store.steps import StepWriter
+from sharpscope.store.weights import load_weights
 
-__all__ = ["Run", "StoreError", "create_run", "load", "open_run", "pack_run", "save", "unpack_run"]
+__all__ = [
+    "Damage",
+    "Run",
+    "StepWriter",
+    "StoreError",
+    "collect",
+    "collected",
+    "create_run",
+    "is_run",
+    "leaves",
+    "load",
+    "load_weights",
+    "open_run",
+    "pack_run",
+    "provenance",
+    "save",
+    "unpack_run",
+    "verify_run",
+    "weights_digest",
+]

@@ -10,18 +10,33 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from sharpscope.store.errors import MissingPart, StoreError
+from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import TEMPORARY, fsync_folder
+from sharpscope.store.locks import LOCK
 from sharpscope.store.nodes import Branch
 from sharpscope.store.parts import open_hdf5, read_header, verified, write_part
 
-__all__ = ["DRAWERS", "NAME", "SUFFIX", "Backend", "Folder", "check_name", "check_origin", "kind_of", "make_folder"]
+__all__ = [
+    "DRAWERS",
+    "NAME",
+    "QUARANTINE",
+    "SUFFIX",
+    "Backend",
+    "Folder",
+    "check_name",
+    "check_origin",
+    "kind_of",
+    "left_over",
+    "make_folder",
+]
 
 SUFFIX = ".h5"
-DRAWERS = {"checkpoints": "checkpoint", "masks": "masks", "results": "result"}  # folder: kind of its parts
+DRAWERS = {"steps": "result", "checkpoints": "checkpoint", "masks": "masks", "results": "result"}  # folder: kind
+QUARANTINE = "quarantine"  # where damaged parts are put aside; no reader looks into it
 SINGLES = {"run": "run", "history": "result"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 LEVELS = 16  # of children of children
@@ -56,19 +71,24 @@ class Folder:
         self.path = path
 
     def names(self) -> list[str]:
-        return list(self._names(self.path, "", 0))
+        with answering(self.path, "a folder that can be read: check who may read it"):
+            return list(self._names(self.path, "", 0))
 
     def read(self, name: str) -> Branch:
         path = self.file(name)
-        with open_hdf5(path) as file:
+        with self._unless_removed(path), open_hdf5(path) as file:
             branch = verified(file, str(path), kind_of(name))
         return branch
 
     def header(self, name: str) -> dict[str, Any]:
-        return read_header(self.file(name), kind_of(name))
+        path = self.file(name)
+        with self._unless_removed(path):
+            return read_header(path, kind_of(name))
 
     def size(self, name: str) -> int:
-        return self.file(name).stat().st_size
+        path = self.file(name)
+        with self._unless_removed(path):
+            return path.stat().st_size
 
     def child(self, name: str) -> Folder:
         return Folder(self.path / name)
@@ -80,10 +100,23 @@ class Folder:
             if place.is_symlink():
                 raise StoreError(f"{place}: got a symbolic link inside a run, expected a file: copy the file here")
         if not path.is_file():
-            raise MissingPart(
-                f"{path}: got no such part in the run {self.path}, expected one that it holds: see Run.tree()"
-            )
+            raise self._missing(path)
         return path
+
+    def _missing(self, path: Path) -> MissingPart:
+        return MissingPart(
+            f"{path}: got no such part in the run {self.path}, expected one that it holds: see Run.tree()"
+        )
+
+    @contextmanager
+    def _unless_removed(self, path: Path) -> Iterator[None]:
+        """A part that its writer removes while it is read is missing, not damaged."""
+        try:
+            yield
+        except (StoreError, OSError) as error:
+            if path.exists():
+                raise
+            raise self._missing(path) from error
 
     def _names(self, folder: Path, prefix: str, level: int) -> Iterator[str]:
         found = {entry.name: entry for entry in os.scandir(folder) if not entry.name.startswith(TEMPORARY)}
@@ -101,7 +134,7 @@ class Folder:
             return
         for name in sorted(found, key=_by_number):
             entry = found[name]
-            child = NAME.fullmatch(name) and name not in DRAWERS and entry.is_dir(follow_symlinks=False)
+            child = NAME.fullmatch(name) and name not in (*DRAWERS, QUARANTINE) and entry.is_dir(follow_symlinks=False)
             if child and (folder / name / ("run" + SUFFIX)).is_file():
                 yield from self._names(folder / name, f"{prefix}{name}/", level + 1)
 
@@ -114,21 +147,24 @@ def make_folder(path: Path, config: dict[str, Any], provenance: Mapping[str, Any
     if path.is_symlink() or path.exists():
         if not path.is_dir():
             raise StoreError(f"{path}: got a file that exists, expected a new folder: choose another")
-        if any(path.iterdir()):
+        with answering(path, "a folder that can be read: choose another"):
+            inside = [file.name for file in path.iterdir()]
+        if any(not left_over(name) for name in inside):
             raise StoreError(
                 f"{path}: got a folder that is not empty, expected a new one: choose another, or go on with the run "
                 f"in it (open_run, --resume)"
             )
-    try:
+    with answering(path, "a folder that can be made: choose another"):
         path.mkdir(parents=True, exist_ok=True)
         fsync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: got {error.strerror!r}, expected a folder that can be made: choose another"
-        ) from error
     own = {"run_id": secrets.token_hex(8), "ordinal": ordinal}
     write_part(path / ("run" + SUFFIX), "run", config, dict(provenance) | own)
     return path
+
+
+def left_over(name: str) -> bool:
+    """Whether a file is what a writer that was killed leaves beside the parts."""
+    return name == LOCK or name.startswith(TEMPORARY)
 
 
 def kind_of(name: str) -> str:
@@ -146,7 +182,7 @@ def check_name(name: str, what: str, where: str) -> None:
             f"{where}: got {name!r} as the name of a {what}, expected letters, digits and . _ + - with a letter or "
             f"digit first: rename it"
         )
-    if what == "child" and (name in DRAWERS or name in SINGLES or name.endswith(SUFFIX)):
+    if what == "child" and (name in (*DRAWERS, *SINGLES, QUARANTINE) or name.endswith(SUFFIX)):
         raise StoreError(
             f"{where}: got {name!r} as the name of a child, which the run itself uses, expected another: rename it"
         )

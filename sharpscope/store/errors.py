@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["MissingPart", "StoreError"]
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["MissingPart", "StoreError", "answering"]
 
 
 class StoreError(ValueError):
@@ -14,3 +19,15 @@ class MissingPart(StoreError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@contextmanager
+def answering(path: Path, what: str) -> Iterator[None]:
+    """Turn what the system refuses into a StoreError; ``what`` is such as "a folder that can be read: check it"."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        said = os.strerror(error.errno) if error.errno else str(error)
+        raise StoreError(f"{path}: got {said!r}, expected {what}") from error

@@ -28,7 +28,7 @@ import h5py
 
 from sharpscope.store.errors import StoreError
 
-__all__ = ["TEMPORARY", "fsync_folder", "require_free", "sweep", "write_file"]
+__all__ = ["TEMPORARY", "fsync_folder", "require_free", "sweep", "temporary_name", "write_file"]
 
 TEMPORARY = ".tmp-"
 SPARE = 1 << 20  # bytes of headroom beside the data
@@ -45,7 +45,7 @@ def write_file(path: Path, fill: Callable[[h5py.File], None], replace: bool) -> 
         raise StoreError(f"{path}: got no folder {str(path.parent)!r}, expected one to write into: create it first")
     if path.is_dir() or (not replace and os.path.lexists(path)):
         raise _exists(path)
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{_host()}-{secrets.token_hex(4)}"
+    temporary = temporary_name(path.parent)
     try:
         with _interrupts_held():
             try:
@@ -74,6 +74,11 @@ def require_free(path: Path, size: int) -> None:
         )
 
 
+def temporary_name(folder: Path) -> Path:
+    """A new name in a folder that every reader ignores and that tells who writes."""
+    return folder / f"{TEMPORARY}{os.getpid()}-{_host()}-{secrets.token_hex(4)}"
+
+
 def fsync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk."""
     if os.name == "nt":  # cannot open folders, and needs no flush
@@ -85,13 +90,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> list[Path]:
-    """Remove temporary files that dead processes of this host left under ``folder``; returns what was removed."""
+def sweep(folder: Path, where: str = "**/") -> list[Path]:
+    """Remove what dead processes of this host left under temporary names in ``folder`` and, by default, below it."""
     removed = []
-    for path in folder.rglob(TEMPORARY + "*"):
+    for path in folder.glob(f"{where}{TEMPORARY}*"):
         match = re.fullmatch(rf"{re.escape(TEMPORARY)}(\d+)-(.*)-[0-9a-f]{{8}}", path.name)
         if match and match[2] == _host() and not _alive(int(match[1])):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 

@@ -73,9 +73,10 @@ def checked_child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py
 def read_attributes(target: h5py.Group | h5py.Dataset, where: str, path: str = "") -> dict[str, Attribute]:
     """The attributes of one object: texts, bools, integers, floats and short rows of integers; all else is refused."""
     found: dict[str, Attribute] = {}
-    for name in target.attrs:
+    for index in range(h5py.h5a.get_num_attrs(target.id)):  # h5py's own mapping is five times slower
+        attribute = h5py.h5a.open(target.id, index=index)
+        name = attribute.name if isinstance(attribute.name, str) else attribute.name.decode()
         place = f"{path or '/'} (attribute {name})"
-        attribute = target.attrs.get_id(name)
         kind = attribute.get_type()
         shape = attribute.shape
         size = kind.get_size() * math.prod(shape)
@@ -84,7 +85,9 @@ def read_attributes(target: h5py.Group | h5py.Dataset, where: str, path: str = "
         if size > ATTRIBUTE_LIMIT:
             raise _refusal(where, place, f"{size} bytes", f"at most {ATTRIBUTE_LIMIT}")
         _check_type(kind, where, place, enum=True)
-        value = target.attrs[name]
+        array = np.empty(shape, attribute.dtype)
+        attribute.read(array)
+        value: Any = array[()]
         if isinstance(value, bytes):
             found[name] = bytes(value).decode()
         elif isinstance(value, np.bool_ | np.integer | np.floating):

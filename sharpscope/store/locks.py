@@ -7,6 +7,7 @@ however it dies, so there is no stale lock to judge and none to break.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import os
@@ -45,14 +46,17 @@ def locked(folder: Path) -> Iterator[None]:
             raise _refused(folder, descriptor, error) from None
         _held.add(descriptor)
         holder = f"process {os.getpid()} on {socket.gethostname()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, holder.encode(), 0)
-        sweep(folder)
+        with contextlib.suppress(OSError):  # the lock is held, with or without a name on it
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder.encode(), 0)
+            sweep(folder)
         yield
-        os.ftruncate(descriptor, 0)
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
     finally:
         _held.discard(descriptor)
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def _open(folder: Path) -> int:

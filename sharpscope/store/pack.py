@@ -1,6 +1,6 @@
 """One file out of a run, for mail and archives; every reader takes it where it takes a folder.
 
-Schema 1.  A packed run is an HDF5 file in which every part is a group under the part's name ("run",
+Schema 2.  A packed run is an HDF5 file in which every part is a group under the part's name ("run",
 "checkpoints/000000120", "results/spectrum", "sam/run"), with the attributes and the checksum of the part.  The root
 group has the header of a part with kind "packed run"; its group ``_index`` lists ``names``, ``checksums`` and ``bytes``
 of all parts in order, and the root's checksum is that of the index.
@@ -8,22 +8,24 @@ of all parts in order, and the root's checksum is that of the index.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from sharpscope.store import guard
-from sharpscope.store.backends import NAME, SUFFIX, Folder, kind_of
-from sharpscope.store.errors import MissingPart, StoreError
-from sharpscope.store.files import require_free, write_file
+from sharpscope.store.backends import NAME, SUFFIX, Backend, Folder, kind_of, left_over
+from sharpscope.store.errors import MissingPart, StoreError, answering
+from sharpscope.store.files import fsync_folder, require_free, sweep, temporary_name, write_file
 from sharpscope.store.nodes import Branch, digest, write_branch
 from sharpscope.store.parts import CHECKSUM, check_header, make_branch, open_hdf5, shown, verified, write_sealed
 from sharpscope.store.run import Run, open_folder
 from sharpscope.store.tree import decode
 
-__all__ = ["open_run", "pack_run", "unpack_run"]
+__all__ = ["is_run", "open_run", "pack_run", "unpack_run"]
 
 INDEX = "_index"
 KIND = "packed run"
@@ -81,6 +83,16 @@ class Packed:
         return group
 
 
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a run, or anything else that ``create_run`` would refuse; not so what a killed one left.
+
+    >>> is_run("missing")
+    False
+    """
+    path = Path(path)
+    return path.exists() and not (path.is_dir() and all(left_over(file.name) for file in path.iterdir()))
+
+
 def open_run(path: str | os.PathLike[str]) -> Run:
     """The run in a folder or in a packed file.
 
@@ -117,10 +129,18 @@ def pack_run(run: Run, path: str | os.PathLike[str], replace: bool = False) -> P
     names = backend.names()
     index: dict[str, list[Any]] = {"names": names, "checksums": [], "bytes": [backend.size(name) for name in names]}
     require_free(path, sum(index["bytes"]))
+    with contextlib.suppress(OSError):
+        sweep(path.parent, "")
 
     def fill(file: h5py.File) -> None:
         for name in names:
-            branch = backend.read(name)
+            try:
+                branch = backend.read(name)
+            except MissingPart as error:
+                raise StoreError(
+                    f"{path}: got a run that lost {name} while it was packed, expected one that nobody writes: pack it "
+                    f"when its training has ended or stopped"
+                ) from error
             index["checksums"].append(branch.attributes["checksum"])
             write_branch(file.create_group(name), branch)
         root = make_branch(KIND, {INDEX: index}, {}, str(path))
@@ -130,10 +150,11 @@ def pack_run(run: Run, path: str | os.PathLike[str], replace: bool = False) -> P
     return path
 
 
-def unpack_run(packed: Run, path: str | os.PathLike[str]) -> Run:
+def unpack_run(packed: Run, path: str | os.PathLike[str], skip_damaged: bool = False) -> Run:
     """Write every part of a run, packed or not, into a new folder; the parts are those that were packed.
 
-    Raises StoreError if ``path`` exists, if a part is damaged, or if the system refuses to write.
+    Raises StoreError if ``path`` exists, if a part is damaged and ``skip_damaged`` is false (``run`` itself is always
+    needed), or if the system refuses to write.
 
     >>> import tempfile
     >>> from sharpscope.store.run import create_run
@@ -146,12 +167,29 @@ def unpack_run(packed: Run, path: str | os.PathLike[str]) -> Run:
     path, backend = Path(path), packed._backend
     if path.is_symlink() or path.exists():
         raise StoreError(f"{path}: got something that exists, expected a new folder: choose another")
-    names = sorted(backend.names(), key=lambda name: (name == "run", name))  # run.h5 last: half a run is no run
-    for name in names:
-        file = path / (name + SUFFIX)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(file, backend.read(name), replace=False)
+    with answering(path, "a folder that can be made: free space or choose another"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, "")
+        half = temporary_name(path.parent)
+        try:
+            for name in backend.names():
+                _unpack_part(backend, name, half / (name + SUFFIX), skip_damaged)
+            os.rename(half, path)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+        fsync_folder(path.parent)
     return Run(Folder(path))
+
+
+def _unpack_part(backend: Backend, name: str, file: Path, skip_damaged: bool) -> None:
+    try:
+        branch = backend.read(name)
+    except StoreError:
+        if not skip_damaged or name == "run":
+            raise
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_sealed(file, branch, replace=False)
 
 
 def _read_index(path: Path) -> dict[str, tuple[str, int]]:

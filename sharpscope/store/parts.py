@@ -1,6 +1,6 @@
 """Parts: immutable HDF5 files with a checksum, the bricks of a run.
 
-Schema 1.  A part is one HDF5 file (superblock version 0, readable by every HDF5 since 1.6).  Its root group is a dict
+Schema 2.  A part is one HDF5 file (superblock version 0, readable by every HDF5 since 1.6).  Its root group is a dict
 tree (see ``tree``), so a part with the tree ``{"conv.weight": tensor}`` holds a plain dataset named ``conv.weight``.
 Attributes of the root group:
 
@@ -8,11 +8,11 @@ Attributes of the root group:
 name           type     meaning
 =============  =======  =============================================================================================
 format         text     "sharpscope"
-schema         integer  1; a reader refuses a greater number and reads every smaller one
+schema         integer  2; a reader refuses a greater number and reads every smaller one (see ``UPGRADES``)
 kind           text     "run", "checkpoint", "masks", "result" or "packed run" (see ``run``, ``pack``)
 created        text     ISO 8601 time with time zone
-sharpscope, torch, numpy, h5py, hdf5, python, platform
-               text     what wrote the part
+sharpscope, python, platform, packages
+               text     what wrote the part; ``packages`` is such as "h5py 3.16.0, hdf5 2.0.0, numpy 2.4.6, ..."
 checksum       text     "sha256:..." over everything else in the part (see ``nodes``)
 type           text     "dict"
 others         scalar   texts, bools, integers and floats that the writer gave: rule text, seed, step, ...
@@ -23,11 +23,15 @@ Nothing in a part is pickled, and reading a part runs nothing and opens no other
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +47,12 @@ from sharpscope.store.tree import decode, encode
 
 __all__ = ["FORMAT", "SCHEMA", "open_hdf5", "read_part", "verify", "write_part"]
 
-FORMAT, SCHEMA = "sharpscope", 1
+FORMAT, SCHEMA = "sharpscope", 2
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ATTRIBUTE_BYTES = 60000  # HDF5 files that everyone can read hold no longer attributes
 CHECKSUM = frozenset({"checksum"})
 NOT_SHOWN = ("type", "index", "key")
-HEADER = frozenset(
-    ["format", "schema", "kind", "created", "sharpscope", "torch", "numpy", "h5py", "hdf5", "python", "platform"]
-)
+HEADER = frozenset(["format", "schema", "kind", "created", "sharpscope", "python", "platform", "packages"])
 RESERVED = HEADER | CHECKSUM | set(NOT_SHOWN)
 
 
@@ -152,8 +154,21 @@ def verified(group: h5py.Group, where: str, kind: str | None = None) -> Branch:
 
 
 def shown(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
-    """The attributes of a part that mean something to its reader."""
-    return {name: value for name, value in attributes.items() if name not in NOT_SHOWN}
+    """The attributes of a part that mean something to its reader, as the present schema has them."""
+    found = {name: value for name, value in attributes.items() if name not in NOT_SHOWN}
+    for version in range(int(str(found.get("schema", SCHEMA))), SCHEMA):
+        found = UPGRADES[version](found) | {"schema": version + 1}
+    return found
+
+
+def _from_1(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 had the versions of four packages as attributes of their own."""
+    names = [name for name in ("h5py", "hdf5", "numpy", "torch") if name in attributes]
+    rest = {name: value for name, value in attributes.items() if name not in names}
+    return rest | {"packages": ", ".join(f"{name} {attributes[name]}" for name in names)}
+
+
+UPGRADES = {1: _from_1}  # schema: attributes as the next schema has them
 
 
 def check_header(group: h5py.Group, where: str, kind: str | None) -> None:
@@ -210,7 +225,8 @@ class _Opened:
         try:
             handled = self.context.__exit__(kind, error, traceback)
         finally:
-            self.file.close()
+            with contextlib.suppress(RuntimeError, OSError):  # what was read is read, and verified
+                self.file.close()
         return handled
 
 
@@ -221,13 +237,23 @@ def _header(kind: str) -> dict[str, Attribute]:
         "kind": kind,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         "sharpscope": str(getattr(sys.modules.get("sharpscope"), "__version__", "unknown")),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "h5py": h5py.version.version,
-        "hdf5": h5py.version.hdf5_version,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "packages": _packages(),
     }
+
+
+@functools.cache
+def _packages() -> str:
+    """Versions of what sharpscope is built on and of HDF5 itself, in one line."""
+    found = {"hdf5": h5py.version.hdf5_version}
+    with contextlib.suppress(metadata.PackageNotFoundError):  # a source tree that is not installed
+        for text in metadata.requires("sharpscope") or []:
+            if "extra ==" not in text:
+                name = re.split(r"[^\w.-]", text)[0]
+                found[name] = metadata.version(name)
+    found |= {"numpy": np.__version__, "h5py": h5py.version.version, "torch": str(torch.__version__)}
+    return ", ".join(f"{name} {found[name]}" for name in sorted(found))
 
 
 def _attribute(name: str, value: Any, where: str) -> Attribute:

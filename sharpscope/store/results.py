@@ -11,7 +11,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,18 @@ def revive(tree: dict[Any, Any], attributes: Mapping[str, Any], where: str) -> R
             f"{where}: got a result of class {name!r}, expected one of {known}: import the module that defines it, or "
             f"update sharpscope"
         )
-    _check_fields(kind, tree, where)
+    new = {field.name for field in dataclasses.fields(kind) if _has_default(field)} - set(tree)
+    _check_fields(kind, tree, where, new)
     return kind(**tree)
 
 
-def _check_fields(kind: type[Result], tree: dict[Any, Any], where: str) -> None:
-    declared = [field.name for field in dataclasses.fields(kind)]
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field may be missing in a file: one that a later version added, with the value it had until then."""
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _check_fields(kind: type[Result], tree: dict[Any, Any], where: str, new: Set[str] = frozenset()) -> None:
+    declared = [field.name for field in dataclasses.fields(kind) if field.name not in new]
     for name in declared:
         if name not in tree:
             raise StoreError(

@@ -1,6 +1,6 @@
 """Runs: what a training or an analysis left on disk.
 
-Schema 1.  A run is a folder of parts (see ``parts`` for what each holds):
+Schema 2.  A run is a folder of parts (see ``parts`` for what each holds):
 
 ============================  ============  ==========================================================================
 file                          kind          content
@@ -8,6 +8,7 @@ file                          kind          content
 ``run.h5``                    run           the configuration as a tree; provenance, ``run_id`` and ``ordinal`` (place
                                             among its siblings) as attributes
 ``history.h5``                result        training curves; replaced as a whole at every epoch
+``steps/000000001.h5``        result        curves from that step on, see ``steps``
 ``checkpoints/000000120.h5``  checkpoint    the tree that training gave: weights, optimizer, ...; attribute ``step``
 ``masks/000000120.h5``        masks         {parameter name: bits}; attribute ``step``
 ``results/spectrum.h5``       result        one analysis
@@ -22,26 +23,31 @@ reader sees every part as soon as it has its name.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from sharpscope.history import Steps
 from sharpscope.results import Result
 from sharpscope.store.backends import Backend, Folder, check_name, check_origin, kind_of, make_folder
-from sharpscope.store.errors import MissingPart, StoreError
+from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import fsync_folder
 from sharpscope.store.locks import locked
 from sharpscope.store.parts import shown, write_part
 from sharpscope.store.results import result_tree, revive
+from sharpscope.store.steps import StepWriter, read_steps
 from sharpscope.store.tree import decode
 
 __all__ = ["Results", "Run", "create_run", "open_folder"]
+
+T = TypeVar("T")
 
 
 class Run:
@@ -82,6 +88,15 @@ class Run:
         self._write_result("history", result, replace=True)
 
     @property
+    def steps(self) -> Steps | None:
+        """The curves of every step that is on disk, or None before the first; also while the run is being trained."""
+        return self._settled(lambda: read_steps(self))
+
+    def step_writer(self, after: int = 0, seconds: float = 5.0) -> StepWriter:
+        """A context that takes curve points and keeps them on disk, at most ``seconds`` late; see ``StepWriter``."""
+        return StepWriter(self, after, seconds)
+
+    @property
     def status(self) -> str | None:
         """Such as "finished 15 of 15 epochs" or "stopped after 7 of 15 epochs"; None where there is no history."""
         history = self.history
@@ -100,10 +115,16 @@ class Run:
         """Names of the stored results, sorted."""
         return self._drawer("results")
 
-    def add_result(self, name: str, result: Result, replace: bool = False) -> None:
+    def add_result(
+        self, name: str, result: Result, replace: bool = False, provenance: Mapping[str, Any] | None = None
+    ) -> None:
         """Store a result; raises StoreError if there is one of that name and ``replace`` is false."""
         check_name(name, "result", str(self.path))
-        self._write_result(f"results/{name}", result, replace)
+        self._write_result(f"results/{name}", result, replace, provenance)
+
+    def provenance(self, part: str = "run") -> dict[str, Any]:
+        """What a part says of its making: versions, platform, time, checksum, and what its writer added."""
+        return self._backend.header(part)
 
     def checkpoints(self) -> list[int]:
         """Steps of the stored checkpoints, ascending."""
@@ -115,17 +136,14 @@ class Run:
 
     def checkpoint(self, step: int | None = None) -> dict[Any, Any]:
         """The tree of one checkpoint, by default the last; raises StoreError where there is none."""
-        return dict(self._read(self._at("checkpoints", step, "checkpoint"))[0])
+        return self._settled(lambda: dict(self._read(self._at("checkpoints", step, "checkpoint"))[0]))
 
     def prune(self, keep: int = 1) -> list[int]:
         """Remove all checkpoints but the last ``keep`` and return their steps; the last one always stays."""
         if keep < 1:
             raise StoreError(f"{self.path}: got keep={keep}, expected at least 1: the last checkpoint always stays")
         old = self.checkpoints()[:-keep]
-        for step in old:
-            self._folder().file(_numbered("checkpoints", step, self.path)).unlink(missing_ok=True)
-        if old:
-            fsync_folder(self.path / "checkpoints")
+        self._remove([_numbered("checkpoints", step, self.path) for step in old])
         return old
 
     def mask_steps(self) -> list[int]:
@@ -144,7 +162,7 @@ class Run:
 
     def masks(self, step: int | None = None) -> dict[str, torch.Tensor]:
         """The masks of one step, by default the last; raises StoreError where there are none."""
-        return dict(self._read(self._at("masks", step, "set of masks"))[0])
+        return self._settled(lambda: dict(self._read(self._at("masks", step, "set of masks"))[0]))
 
     def children(self) -> list[str]:
         """Names of the child runs in the order of their creation."""
@@ -169,15 +187,13 @@ class Run:
 
     def tree(self) -> list[tuple[str, str, int]]:
         """Every part, those of children included: name, kind, bytes."""
-        return [(name, kind_of(name), self._backend.size(name)) for name in self._backend.names()]
+        return [(name, kind_of(name), size) for name, size in self._present(self._backend.size)]
 
     @property
     def digest(self) -> str:
         """``sha256:...`` over the names and checksums of all parts: the same for a folder and its packed file."""
-        total = hashlib.sha256()
-        for name in sorted(self._backend.names()):
-            total.update(f"{name}\t{self._backend.header(name)['checksum']}\n".encode())
-        return "sha256:" + total.hexdigest()
+        lines = sorted(f"{name}\t{header['checksum']}\n" for name, header in self._present(self._backend.header))
+        return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def lock(self) -> AbstractContextManager[None]:
         """``with run.lock():`` makes this process the only writer; where it is taken, StoreError names the holder."""
@@ -193,8 +209,9 @@ class Run:
     def _write(self, name: str, tree: dict[Any, Any], attributes: dict[str, Any], replace: bool) -> None:
         path = self._folder().path / (name + ".h5")
         if not path.parent.is_dir():
-            path.parent.mkdir(exist_ok=True)
-            fsync_folder(path.parent.parent)
+            with answering(path, "a folder that can be written: free space or check who may write"):
+                path.parent.mkdir(exist_ok=True)
+                fsync_folder(path.parent.parent)
         own = {"run_id": self.attributes["run_id"], "part": name}
         write_part(path, kind_of(name), tree, attributes | own, replace)
 
@@ -202,9 +219,32 @@ class Run:
         tree, attributes = self._read(name)
         return revive(tree, attributes, f"{self.path}/{name}")
 
-    def _write_result(self, name: str, result: Result, replace: bool) -> None:
+    def _write_result(
+        self, name: str, result: Result, replace: bool, provenance: Mapping[str, Any] | None = None
+    ) -> None:
         tree = result_tree(result, f"{self.path}/{name}")
-        self._write(name, tree, {"result": type(result).__name__}, replace)
+        self._write(name, tree, {**(provenance or {}), "result": type(result).__name__}, replace)
+
+    def _remove(self, names: Sequence[str]) -> None:
+        """Remove parts of one drawer, and flush it."""
+        with answering(self.path, "a folder whose old parts can be removed: check who may write"):
+            for name in names:
+                self._folder().file(name).unlink(missing_ok=True)
+            if names:
+                fsync_folder((self.path / names[0]).parent)
+
+    def _present(self, look: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+        """A look at every part but those that a writer removes meanwhile."""
+        for name in self._backend.names():
+            with contextlib.suppress(MissingPart):
+                yield name, look(name)
+
+    def _settled(self, read: Callable[[], T]) -> T:
+        """Read again where a writer removed a part between the look into the folder and the look into the part."""
+        for _ in range(9):
+            with contextlib.suppress(MissingPart):
+                return read()
+        return read()
 
     def _has(self, name: str) -> bool:
         return name in self._backend.names()

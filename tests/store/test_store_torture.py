@@ -1,0 +1,31 @@
+"""The campaigns of ``make torture``, shortened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.store.campaigns import run_campaigns, strace
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: what a killed process wrote outlives it there too, and fsync is free."""
+    memory = Path("/dev/shm")
+    folder = memory / f"sharpscope-{os.getpid()}" if os.access(memory, os.W_OK) else tmp_path / "run"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_short_campaigns(place: Path) -> None:
+    faults = {} if strace() is None else {"faults": 150}  # every 150th call of each kind, from a random one on
+    counts = {"training": 2, "surface": 1, "spectrum": 1, "pack": 2, "prune": 2, "readers": 20, "mutations": 40}
+    found = run_campaigns(place, **counts, **faults)
+    assert all(found[name]["kills"] == counts[name] for name in ("training", "surface", "spectrum", "pack", "prune"))
+    assert found["readers"]["states seen"] > 5
+    assert found["mutations"]["refused, by name"] > 20 and found["mutations"]["crashes of the child"] == 0
+    assert "faults" not in found or found["faults"]["refused, in one sentence"] > 5
