@@ -163,15 +163,21 @@ def problem_of(run: Run, examples: int | None = None, step: int | None = None) -
     The weights are the last ones, or those of the checkpoint at ``step``.
     """
     experiment = Experiment.of(run.config)
+    _last_step(run)
     images = experiment.images()
-    if not run.checkpoints():
-        raise StoreError(
-            f"the run {run.path} has no checkpoint, expected one: train it with `sharpscope train --resume`"
-        )
     network = experiment.network(images)
     network.load_state_dict(run.checkpoint(step)["model"])
     inputs, targets = images.train
     return Problem(network, nn.CrossEntropyLoss(), (inputs[:examples], targets[:examples]))
+
+
+def _last_step(run: Run) -> int:
+    """Raises StoreError for a run without weights."""
+    if not run.checkpoints():
+        raise StoreError(
+            f"the run {run.path} has no checkpoint, expected one: train it with `sharpscope train --resume`"
+        )
+    return run.checkpoints()[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +275,7 @@ def analyze_run(
         if name not in missing:
             _check_kept(run, name, how, problem)
     if missing:
-        step = run.checkpoints()[-1]
+        step = _last_step(run)
         about = provenance(seed=how.seed, step=step, weights_digest=weights_digest(run.checkpoint(step)["model"]))
         with run.lock():
             for name in missing:

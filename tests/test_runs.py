@@ -156,7 +156,7 @@ def test_leaves() -> None:
 
 
 def test_r_over_the_checkpoints_and_inside_the_last_mask(tmp_path: Path) -> None:
-    run = train_run(QUICK, tmp_path / "run", keep=3)
+    run = train_run(QUICK, tmp_path / "run", keep_checkpoints=3)
     found = analyze_run(run, ["ratio", "ratio_course"], LIGHT)
     ratio, course = found["ratio"], found["ratio_course"]
     assert isinstance(ratio, GradientRatio) and isinstance(course, RatioSeries)
