@@ -81,7 +81,6 @@ def test_known_spectra_in_float32(name: str) -> None:
     assert result.noise <= 1e-5 * np.abs(SPECTRA[name]).max()
 
 
-@pytest.mark.xfail(strict=True, reason="one starting vector sees a multiple eigenvalue once where all converge at once")
 def test_a_multiple_eigenvalue_above_a_fast_spectrum() -> None:
     values = np.append(np.full(500, 1e-3), [2, 3, 4, 5, 6, 7, 8, 10, 10, 10])
     check(spectrum(quadratic(values)), values, 1e-5)
