@@ -83,6 +83,11 @@ class Problem:
         return [p.detach() for p in self._parameters]
 
     @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The trainable parameters of the model by name, in the order of the coordinates."""
+        return dict(zip(self.names, self._parameters, strict=True))
+
+    @property
     def size(self) -> int:
         """n, the number of trainable entries."""
         return sum(p.numel() for p in self._parameters)
