@@ -4,10 +4,15 @@ Training optimizers (SGD, SAM, Sparse SAM, randomised SAM and their relatives) b
 SAM-vs-SGD gradient ratio, filter-normalised loss surfaces, certified Hessian spectra, mask statistics), stored in HDF5.
 """
 
+from sharpscope.analyzers.cross_check import CrossCheck, cross_check
+from sharpscope.analyzers.curvature import Curvature, curvature
+from sharpscope.analyzers.density import Density, density
 from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
 from sharpscope.analyzers.ratio import GradientRatio, gradient_ratio
 from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surface import Line, Surface, line, surface
+from sharpscope.analyzers.trace import Trace, trace
+from sharpscope.analyzers.track import Track, track
 from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTensors, Top
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
@@ -22,6 +27,7 @@ from sharpscope.optimizers.text import RuleError, parse
 from sharpscope.plots import plot
 from sharpscope.problem import Problem, ProblemError
 from sharpscope.results import Result
+from sharpscope.resume import resumable
 from sharpscope.schedules import (
     Constant,
     Cosine,
@@ -46,6 +52,9 @@ __all__ = [
     "ProblemError",
     "hessian",
     # analyzers and their results
+    "CrossCheck",
+    "Curvature",
+    "Density",
     "GradientRatio",
     "History",
     "Line",
@@ -53,11 +62,19 @@ __all__ = [
     "Result",
     "Spectrum",
     "Surface",
+    "Trace",
+    "Track",
+    "cross_check",
+    "curvature",
+    "density",
     "gradient_ratio",
     "line",
     "mask_overlap",
+    "resumable",
     "spectrum",
     "surface",
+    "trace",
+    "track",
     # training: the optimizer and the methods by name
     "Batch",
     "SharpnessAware",

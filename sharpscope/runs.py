@@ -16,18 +16,23 @@ import torch
 from torch import nn
 
 from sharpscope import data, models
+from sharpscope.analyzers.curvature import Curvature, curvature
+from sharpscope.analyzers.density import Density, density
 from sharpscope.analyzers.masks import mask_overlap
 from sharpscope.analyzers.ratio import GradientRatio, gradient_ratio
 from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surface import Surface, surface
+from sharpscope.analyzers.track import Track, track
 from sharpscope.ascent.perturbations import Ball
 from sharpscope.data import Images
+from sharpscope.operators import Operator, hessian
 from sharpscope.problem import Problem
 from sharpscope.results import Result
-from sharpscope.store import Run, StoreError, create_run, open_run
+from sharpscope.resume import resumable
+from sharpscope.store import Run, StoreError, create_run, load, open_run, save
 from sharpscope.training import Epoch, Settings, train
 
-__all__ = ["ANALYSES", "Analysis", "Experiment", "analyze_run", "leaves", "problem_of", "train_run"]
+__all__ = ["ANALYSES", "USUAL", "Analysis", "Experiment", "analyze_run", "leaves", "problem_of", "train_run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +117,8 @@ def train_run(
     return run
 
 
-def problem_of(run: Run, examples: int | None = None) -> Problem:
-    """The training loss around the last weights of a run, on its first ``examples`` training images, un-augmented."""
+def problem_of(run: Run, examples: int | None = None, step: int | None = None) -> Problem:
+    """The training loss at the weights of a step (the last if None), on the first ``examples`` images, un-augmented."""
     experiment = Experiment.of(run.config)
     images = experiment.images()
     if not run.checkpoints():
@@ -121,7 +126,7 @@ def problem_of(run: Run, examples: int | None = None) -> Problem:
             f"the run {run.path} has no checkpoint, expected one: train it with `sharpscope train --resume`"
         )
     network = experiment.network(images)
-    network.load_state_dict(run.checkpoint()["model"])
+    network.load_state_dict(run.checkpoint(step)["model"])
     inputs, targets = images.train
     return Problem(network, nn.CrossEntropyLoss(), (inputs[:examples], targets[:examples]))
 
@@ -137,7 +142,45 @@ class Analysis:
     span: float = 1.0
     rho: float = 0.1  # of the perturbation behind r
     seed: int = 0
+    probes: int = 10  # of the density
+    steps: int = 80  # of each probe
     progress: bool | None = None
+
+
+def _spectrum(run: Run, problem: Problem, how: Analysis, **options: Any) -> Spectrum:
+    return spectrum(_kept(run, problem), how.k, how.tol, how.seed, progress=how.progress, **options)
+
+
+def _density(run: Run, problem: Problem, how: Analysis) -> Density:
+    """Probe by probe; the probes so far are kept on disk."""
+    part = _scratch(run) / "density.h5"
+    top = _spectrum(run, problem, how, vectors=True)
+    found = load(part) if part.exists() else None
+    found = found if isinstance(found, Density) and found.eigenvalues.tolist() == top.eigenvalues.tolist() else None
+    for probes in range(len(found.nodes) + 1 if found else 1, how.probes + 1):
+        found = density(problem, probes, how.steps, how.seed, top=top, more=found, progress=how.progress)
+        save(found, part, replace=True)
+    return found  # type: ignore[return-value]
+
+
+def _curvature(run: Run, problem: Problem, how: Analysis) -> Curvature:
+    """Layer by layer."""
+    return curvature(_kept(run, problem), None, how.k, how.tol, how.seed, progress=how.progress)
+
+
+def _track(run: Run, problem: Problem, how: Analysis) -> Track:
+    """Over all checkpoints that the run kept."""
+    problems = ((step, problem_of(run, how.examples, step)) for step in run.checkpoints())
+    return track(problems, how.k, how.tol, how.seed, progress=how.progress)
+
+
+def _scratch(run: Run) -> Path:
+    return Path(run.path) / ".tmp-products"
+
+
+def _kept(run: Run, problem: Problem) -> Operator:
+    """The Hessian, with its products kept in the run until the analysis is done."""
+    return resumable(hessian(problem), _scratch(run))
 
 
 def _mask_overlap(run: Run, problem: Problem, how: Analysis) -> Result | None:
@@ -146,17 +189,21 @@ def _mask_overlap(run: Run, problem: Problem, how: Analysis) -> Result | None:
 
 
 ANALYSES: dict[str, Callable[[Run, Problem, Analysis], Result | None]] = {
-    "spectrum": lambda run, problem, how: spectrum(problem, how.k, how.tol, how.seed, progress=how.progress),
+    "spectrum": _spectrum,
     "surface": lambda run, problem, how: surface(
         problem, how.resolution, how.span, seed=how.seed, progress=how.progress
     ),
     "ratio": lambda run, problem, how: gradient_ratio(problem, Ball(how.rho), seed=how.seed),
     "masks": _mask_overlap,
+    "density": _density,
+    "layers": _curvature,
+    "track": _track,
 }
+USUAL = ("spectrum", "surface", "ratio", "masks")  # the quick ones
 
 
 def analyze_run(
-    run: Run, what: Iterable[str] = tuple(ANALYSES), how: Analysis = Analysis(), *, replace: bool = False
+    run: Run, what: Iterable[str] = USUAL, how: Analysis = Analysis(), *, replace: bool = False
 ) -> dict[str, Result]:
     """Analyse the last weights of a run (of each child, if it has children) and keep the results in it.
 
@@ -180,10 +227,21 @@ def analyze_run(
     if missing:
         with run.lock():
             for name in missing:
+                _same_work(run, f"{name} {how} {problem.describe()} {run.checkpoints()[-1]}")
                 result = ANALYSES[name](run, problem, how)
                 if result is not None:
                     run.add_result(name, result, replace=replace)
+                shutil.rmtree(_scratch(run), ignore_errors=True)
     return {name: run.results[name] for name in chosen if name in run.result_names()}
+
+
+def _same_work(run: Run, text: str) -> None:
+    """Keep what a killed analysis left behind where this is the same one; throw it away where not."""
+    note = _scratch(run) / "what"
+    if not note.is_file() or note.read_text() != text:
+        shutil.rmtree(_scratch(run), ignore_errors=True)
+        _scratch(run).mkdir()
+        note.write_text(text)
 
 
 @contextlib.contextmanager
@@ -219,6 +277,15 @@ def _settings_of(result: Result) -> dict[str, Any]:
     if isinstance(result, Spectrum):
         about = result.operator.removeprefix("Hessian of ")
         return {"k": len(result.eigenvalues), "tol": result.tol, "seed": result.seed, "problem": about}
+    if isinstance(result, Density):
+        about, (probes, steps) = result.operator.removeprefix("Hessian of "), result.nodes.shape
+        return {"k": len(result.eigenvalues), "probes": probes, "steps": steps, "seed": result.seed, "problem": about}
+    if isinstance(result, Curvature):
+        about = result.operator.removeprefix("Hessian of ")
+        return {"k": len(result.top), "seed": result.seed, "problem": about}
+    if isinstance(result, Track):
+        about = result.operator.removeprefix("Hessian of ")
+        return {"k": result.eigenvalues.shape[1], "tol": result.tol, "seed": result.seed, "problem": about}
     if isinstance(result, Surface):
         span = float(result.alpha[-1])
         return {"resolution": len(result.alpha), "span": span, "seed": result.seed, "problem": result.problem}

@@ -25,7 +25,7 @@ ROWS: list[set[str]] = [
     {"optimizers", "analyzers"},
     {"data", "models"},
     {"store", "plots"},
-    {"training", "figures"},
+    {"training", "figures", "resume"},
     {"runs"},
     {"demo", "recipes"},
     {"cli"},

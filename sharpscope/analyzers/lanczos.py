@@ -67,7 +67,7 @@ def thick_restart(
         lost = np.abs(mixing.T) @ krylov.lost[: krylov.filled]
         scales = np.maximum(np.abs(values[ends]), np.sqrt(krylov.epsilon) * np.abs(values).max())
         small = np.abs(slopes[ends]) + lost[ends] <= tol * scales
-        if krylov.settled(values[ends], bool(np.all(small)), 0.1 * tol * scales.min(), min(count, low or count), starts):
+        if krylov.settled(values[ends], bool(np.all(small)), 0.1 * tol * float(scales.min()), max(count, low), starts):
             krylov.mix(mixing[:, ends])
             return Ritz(
                 values[ends].copy(), slopes[ends].copy(), lost[ends], krylov.vectors[: len(ends)], krylov.tail,
@@ -83,15 +83,19 @@ def thick_restart(
             krylov.restart(count, low, values, mixing)
 
 
-def quadrature(operator: Operator, start: Tensor, steps: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def quadrature(
+    operator: Operator, start: Tensor, steps: int, seed: int = 0, tick: Callable[[], object] = lambda: None
+) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights, each (steps,) float64, of the Gauss quadrature of start^T f(A) start / |start|^2.
 
     Exact for polynomials f of degree below 2 ``steps`` (Golub and Meurant).  Where the vector spans an invariant
     subspace of fewer dimensions the last weights are 0 and their nodes NaN.
     """
     krylov = _Krylov(operator, min(steps, operator.size), generator("quadrature", seed), start)
-    while krylov.filled < krylov.limit and krylov.extend():
-        pass
+    going = True
+    while going and krylov.filled < krylov.limit:
+        going = krylov.extend()
+        tick()
     values, _, mixing = krylov.solve()
     nodes, weights = np.full(steps, np.nan), np.zeros(steps)
     nodes[: len(values)], weights[: len(values)] = values, mixing[0] ** 2
