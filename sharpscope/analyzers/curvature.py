@@ -89,43 +89,33 @@ def curvature(
     operator = operator_of(problem, "curvature")
     check_count("curvature", "k", k)
     if isinstance(trace_products, bool) or not isinstance(trace_products, int) or trace_products < 2:
-        raise ValueError(
-            f"curvature got trace_products={trace_products!r}, expected at least 2, for an error: raise it"
-        )
-    before = operator.products
-    masks = {
-        name: _mask(operator, name, where) for name, where in (_layers(operator) if parts is None else parts).items()
-    }
+        raise ValueError(f"curvature got trace_products={trace_products!r}, expected 2 or more, for an error: raise it")
+    before, chosen = operator.products, _layers(operator) if parts is None else parts
+    masks = {name: _mask(operator, name, where) for name, where in chosen.items()}
     if not masks:
         raise ValueError("curvature got no part, expected at least one: leave parts= out for the layers")
     if top is None:
         top = spectrum(operator, min(k, operator.size), tol, seed, vectors=True, progress=progress)
+    captured = _captured(top, masks, operator)
+    traces, stderr = part_traces(operator, list(masks.values()), trace_products, seed, progress)
+    ones = [spectrum(block(operator, mask), 1, tol, seed, progress=progress) for mask in masks.values()]
+    sizes = np.array([int(mask.sum()) for mask in masks.values()], dtype=np.int64)
+    values, residuals = (np.array([getattr(one, name)[0] for one in ones]) for name in ("eigenvalues", "residuals"))
+    return Curvature(
+        tuple(masks), sizes, values, residuals, traces[:-1], stderr[:-1], float(traces[-1]), float(stderr[-1]),
+        top.eigenvalues, top.residuals, captured, operator.size, operator.products - before, seed, operator.text,
+    )  # fmt: skip
+
+
+def _captured(top: Spectrum, masks: Mapping[str, Tensor], operator: Operator) -> np.ndarray:
+    """(k, p): |P u|^2."""
     if top.vectors is None or top.vectors.shape[1] != operator.size:
         raise ValueError(
             f"curvature got top= without vectors of {operator.size} entries, expected a Spectrum that has them: "
             f"make it with spectrum(..., vectors=True)"
         )
-    own = [mask.cpu().numpy() for mask in masks.values()]
-    captured = np.stack([(top.vectors[:, mask].astype(np.float64) ** 2).sum(axis=1) for mask in own], axis=1)
-    traces, stderr = part_traces(operator, list(masks.values()), trace_products, seed, progress)
-    ones = [spectrum(block(operator, mask), 1, tol, seed, progress=progress) for mask in masks.values()]
-    return Curvature(
-        parts=tuple(masks),
-        sizes=np.array([int(mask.sum()) for mask in own], dtype=np.int64),
-        eigenvalues=np.array([one.eigenvalues[0] for one in ones]),
-        residuals=np.array([one.residuals[0] for one in ones]),
-        traces=traces[:-1],
-        trace_stderr=stderr[:-1],
-        total=float(traces[-1]),
-        total_stderr=float(stderr[-1]),
-        top=top.eigenvalues,
-        top_residuals=top.residuals,
-        captured=captured,
-        size=operator.size,
-        products=operator.products - before,
-        seed=seed,
-        operator=operator.text,
-    )
+    squares = top.vectors.astype(np.float64) ** 2
+    return np.stack([squares[:, mask.cpu().numpy()].sum(axis=1) for mask in masks.values()], axis=1)
 
 
 def block(operator: Operator, mask: Tensor) -> Operator:

@@ -50,13 +50,15 @@ def thick_restart(
     low: int = 0,
     start: Tensor | None = None,
     starts: int = 1,
+    loose: bool = False,
 ) -> Ritz:
     """The ``count`` largest and ``low`` smallest (algebraic) Ritz pairs, each with residual <= tol |value|.
 
     A value that is tiny beside the largest, below sqrt(machine epsilon) of it, is held to tol times that bound instead.
     ``basis`` bounds the vectors kept, ``most`` the products; ``tick`` is called after each product.  ``start`` is where
     to begin, a random vector if None; ``starts`` random directions must agree, the later ones drawn orthogonal to what
-    the earlier ones found.  Raises ArithmeticError when ``most`` does not suffice or a product is not finite.
+    the earlier ones found.  ``loose``: of the innermost pair of each end it is enough to be told apart from the next
+    one outwards.  Raises ArithmeticError when ``most`` does not suffice or a product is not finite.
     """
     krylov = _Krylov(operator, min(basis, operator.size), generator("lanczos", seed), start)
     while True:
@@ -66,7 +68,11 @@ def thick_restart(
         ends = krylov.ends(count, low)
         lost = np.abs(mixing.T) @ krylov.lost[: krylov.filled]
         scales = np.maximum(np.abs(values[ends]), np.sqrt(krylov.epsilon) * np.abs(values).max())
-        small = np.abs(slopes[ends]) + lost[ends] <= tol * scales
+        bounds = np.abs(slopes[ends]) + lost[ends]
+        small = bounds <= tol * scales
+        if loose and len(ends) == count + low:
+            for last in {count - 1, count + low - 1} - {-1, 0, count}:
+                small[last] |= abs(values[ends[last]] - values[ends[last - 1]]) > bounds[last] + bounds[last - 1]
         if krylov.settled(values[ends], bool(np.all(small)), 0.1 * tol * float(scales.min()), max(count, low), starts):
             krylov.mix(mixing[:, ends])
             return Ritz(

@@ -107,29 +107,26 @@ def spectrum(
     """The k largest algebraic eigenvalues of the Hessian of a problem (or of any Operator), with certified residuals.
 
     Lanczos runs until k + 1 pairs have a residual <= ``tol`` times their eigenvalue: the guard pair beyond the k-th
-    keeps a late eigenvalue from being missed.  Then one fresh product with a random combination (signs +-1) of all
-    Ritz vectors is compared with what the recurrence predicts; the discrepancy, ``noise``, is added to every residual.
-    So ``|A u_i - lambda_i u_i| <= residuals[i]`` up to the chance that +-1 signs cancel independent roundings.
+    keeps a late eigenvalue from being missed.  Then a fresh product with the sum of all Ritz vectors under random signs
+    is compared with what the recurrence predicts; the discrepancy, ``noise``, is added to every residual.
 
     Args:
         problem: a Problem (its Hessian at the model's current weights) or an Operator.
         k: how many, 1 <= k <= n.
-        tol: relative residual; an eigenvalue itself is then off by about tol^2 where its neighbours are not close.
-            Above 1e-3 a pair may be taken for converged before a neighbour that lies closer than the residual is seen.
+        tol: relative residual; an eigenvalue is then off by about tol^2.  Above 1e-3 a close neighbour may be missed.
         seed: of the starting vector.
         which: "largest", "smallest", or "both" ends of the spectrum, k eigenvalues each, from the same products.
         vectors: keep the Ritz vectors of ``eigenvalues``, (k, n).
-        start: an earlier result with ``vectors`` of a similar operator, such as that of the checkpoint before.
-        starts: random directions that must lead to the same values.  One start sees one vector of every eigenspace and
-            may miss copies of an exactly multiple eigenvalue; 2 costs about twice the products and does not.
-        confirm: "together", or "each": one fresh product per pair, whose true residual is then reported.
-        basis: most Krylov vectors held at once (memory: basis + 3 vectors); at least k + 4 (2 k + 5 for both ends), by
-            default 2 k + 20.
+        start: an earlier result with ``vectors`` of a similar operator.  Then the guard pair need only be told apart
+            from the k-th: that none larger was missed rests on the earlier result and a tenth of a random direction.
+        starts: random directions that must agree.  One may miss copies of an exactly multiple eigenvalue, 2 do not.
+        confirm: "together", or "each": one fresh product per pair gives its true residual.
+        basis: most Krylov vectors held at once (memory: basis + 3 vectors); 2 k + 20 by default, at least k + 4.
         max_products: gives up beyond, in words.
         progress: show a progress bar; None shows it on a terminal only.
 
-    Raises ValueError for arguments out of range; ArithmeticError when a product is not finite, ``max_products`` does
-    not suffice, or fresh products differ by more than ``tol`` allows.
+    Raises ValueError for bad arguments; ArithmeticError when a product is not finite, ``max_products`` do not suffice,
+    or fresh products differ by more than ``tol`` allows.
 
     Example:
         >>> spectrum(Operator.of(torch.diag(torch.arange(1.0, 41.0))), k=2).eigenvalues.round(2)
@@ -137,24 +134,22 @@ def spectrum(
     """
     operator = operator_of(problem, "spectrum")
     _check(operator, k, tol, basis, max_products, starts, which, confirm)
-    pairs = min(k + 1, operator.size)
+    pairs, before, begin = min(k + 1, operator.size), operator.products, _begin(start, operator, seed)
     top, low = (0 if which == "smallest" else pairs), (0 if which == "largest" else pairs)
-    begin = None if start is None else _begin(start, operator, seed)
-    before, limit = operator.products, basis or 2 * (top + low) + 18
     with torch.no_grad(), bar(None, f"spectrum, {k} eigenvalues", progress) as shown:
-        tick = lambda: shown.update(1)  # noqa: E731
         ritz = thick_restart(
-            operator, top, tol, seed, limit, max_products, tick, low=low, start=begin, starts=starts
+            operator, top, tol, seed, basis or 2 * (top + low) + 18, max_products, lambda: shown.update(1),
+            low=low, start=begin, starts=starts, loose=start is not None,
         )  # fmt: skip
         residuals, noise = _confirm(operator, ritz, seed, confirm == "each")
     _check_noise(operator, ritz.values, noise, tol, k, pairs)
-    guard = (float(ritz.values[k]), float(residuals[k])) if pairs > k else (float("nan"), float("nan"))
-    other = slice(pairs, pairs + k) if which == "both" else None
-    lowest = (ritz.values[other], residuals[other]) if other else (None, None)
+    values, spent = ritz.values, operator.products - before
+    guard = (float(values[k]), float(residuals[k])) if pairs > k else (float("nan"), float("nan"))
+    lowest = (values[pairs : pairs + k], residuals[pairs : pairs + k]) if which == "both" else (None, None)
     kept = ritz.vectors[:k].cpu().numpy().copy() if vectors else None
     return Spectrum(
-        ritz.values[:k], residuals[:k], guard[0], guard[1], noise, operator.products - before, ritz.restarts, operator.size,
-        tol, seed, operator.text, which, lowest[0], lowest[1], kept,
+        values[:k], residuals[:k], guard[0], guard[1], noise, spent, ritz.restarts, operator.size, tol, seed,
+        operator.text, which, lowest[0], lowest[1], kept,
     )  # fmt: skip
 
 
@@ -168,8 +163,10 @@ def operator_of(problem: Problem | Operator, verb: str) -> Operator:
     return operator
 
 
-def _begin(start: Spectrum, operator: Operator, seed: int) -> Tensor:
+def _begin(start: Spectrum | None, operator: Operator, seed: int) -> Tensor | None:
     """The sum of the former Ritz vectors, and a tenth of a random direction for what they do not hold."""
+    if start is None:
+        return None
     vectors = start.vectors if isinstance(start, Spectrum) else None
     if vectors is None or vectors.shape[1] != operator.size:
         got = "no vectors" if vectors is None else f"vectors of {vectors.shape[1]} entries"

@@ -61,9 +61,8 @@ def trace(
     "hutchinson": the mean of w^T A w over random signs w; its variance is 2 (|A|_F^2 - sum A_ii^2) per product.
     "xtrace": Epperly, Tropp and Webber (2024), "XTrace: making the most of every sample in stochastic trace
     estimation": half of the products find a subspace, the other half give the trace inside it, and every sample serves
-    for both.  It wins where few eigenvalues dominate, in the memory of ``products`` / 2 + 3 vectors.  "auto" makes the
-    first half, then compares what is left of |A|_F outside of the subspace of all other samples (a leave-one-out
-    estimate) with what Hutchinson would make of the second half, and goes on with the better one.
+    for both; in the memory of ``products`` / 2 + 3 vectors.  "auto" makes the first half, estimates by leaving samples
+    out how much of |A|_F lies outside of the subspace, and goes on with the method whose error will be smaller.
 
     Args:
         problem: a Problem (its Hessian at the model's current weights) or an Operator.
