@@ -61,19 +61,21 @@ def thick_restart(
     one outwards.  Raises ArithmeticError when ``most`` does not suffice or a product is not finite.
     """
     krylov = _Krylov(operator, min(basis, operator.size), generator("lanczos", seed), start)
+    least = min(count + low, operator.size)
     while True:
         krylov.extend()
         tick()
         values, slopes, mixing = krylov.solve()
         ends = krylov.ends(count, low)
-        lost = np.abs(mixing.T) @ krylov.lost[: krylov.filled]
+        lost = np.abs(krylov.lost[:, : krylov.filled] @ mixing).sum(axis=0)
         scales = np.maximum(np.abs(values[ends]), np.sqrt(krylov.epsilon) * np.abs(values).max())
         bounds = np.abs(slopes[ends]) + lost[ends]
         small = bounds <= tol * scales
         if loose and len(ends) == count + low:
             for last in {count - 1, count + low - 1} - {-1, 0, count}:
                 small[last] |= abs(values[ends[last]] - values[ends[last - 1]]) > bounds[last] + bounds[last - 1]
-        if krylov.settled(values[ends], bool(np.all(small)), 0.1 * tol * float(scales.min()), max(count, low), starts):
+        level, fine = 0.1 * tol * float(scales.min()), bool(np.all(bounds <= 0.2 * tol * scales))
+        if krylov.filled >= least and krylov.settled(values[ends], bool(np.all(small)), fine, level, starts):
             krylov.mix(mixing[:, ends])
             return Ritz(
                 values[ends].copy(), slopes[ends].copy(), lost[ends], krylov.vectors[: len(ends)], krylov.tail,
@@ -121,7 +123,7 @@ class _Krylov:
         self.epsilon = float(torch.finfo(operator.dtype).eps)
         self.vectors = torch.empty(limit + 1, operator.size, dtype=operator.dtype, device=operator.device)
         self.projected = np.zeros((limit, limit))
-        self.lost = np.zeros(limit)  # of each basis vector u: bound on the part of A u that was given up
+        self.lost = np.zeros((0, limit))  # of each basis vector u, along every tail that was given up: part of A u
         self.filled = self.restarts = self.spent = 0
         self.beta = 0.0
         self.coupling = np.zeros(0)  # u^T A tail of every basis vector u, as A u told
@@ -173,7 +175,9 @@ class _Krylov:
 
     def branch(self) -> None:
         """Go on from a random direction orthogonal to the basis; what the tail stood for is booked as lost."""
-        self.lost[self.filled - 1] += self.beta
+        given_up = np.zeros((1, self.limit))
+        given_up[0, self.filled - 1] = self.beta
+        self.lost = np.vstack([self.lost, given_up])
         self.beta, self.coupling[-1] = 0.0, 0.0
         if self.filled < self.operator.size:
             self._fresh()
@@ -182,7 +186,8 @@ class _Krylov:
 
     def _check_symmetry(self, column: np.ndarray, size: float) -> None:
         """The products so far foretell u^T A tail for all u of the basis; other values are not of one matrix."""
-        error = float(np.maximum(np.abs(column[:-1] - self.coupling) - self.lost[: self.filled], 0.0).max(initial=0.0))
+        unknown = np.abs(self.lost[:, : self.filled]).sum(axis=0)
+        error = float(np.maximum(np.abs(column[:-1] - self.coupling) - unknown, 0.0).max(initial=0.0))
         if error > max(1e-2, 1e3 * self.epsilon) * max(size, float(np.abs(self.projected).max())):
             raise ArithmeticError(
                 f"the products of the {self.operator.text} are not those of one symmetric matrix (u^T A v and v^T A u "
@@ -199,25 +204,28 @@ class _Krylov:
         last = self.filled - 1 - np.arange(min(low, self.filled))
         return np.concatenate([np.arange(min(count, self.filled)), last]).astype(int)
 
-    def settled(self, values: np.ndarray, small: bool, level: float, wanted: int, starts: int) -> bool:
+    def settled(self, values: np.ndarray, small: bool, fine: bool, level: float, starts: int) -> bool:
         """Whether pairs with small residuals are also the outermost ones, as far as the starting vectors can tell.
 
         One starting vector sees one vector of every eigenspace.  Where all that it sees has converged (the tail is
         nothing beside ``level``), the residuals say nothing of further copies of a multiple eigenvalue.  Then Lanczos
         goes on from a new random direction, until that ends without a new value too; so it does ``starts`` times in
-        any case.
+        any case, each time with residuals (``fine``) that leave room for those to come.
         """
         if self.filled == self.operator.size:
             return True
         whole = self.beta <= level
-        if self.filled < wanted or not small or (not whole and self.since < self.needed):
+        if not small or (not whole and self.since < self.needed):
             return False
         same = self.found is not None and len(self.found) == len(values)
         scale = max(math.sqrt(self.epsilon) * float(np.abs(values).max(initial=0.0)), level)
         same = same and bool(np.all(np.abs(self.found - values) <= scale))
-        self.agreed = self.agreed + 1 if same else 1
-        if self.agreed >= max(starts, 2 if whole or self.found is not None else 1):
+        agreed = self.agreed + 1 if same else 1
+        if agreed >= max(starts, 2 if whole or self.found is not None else 1):
             return True
+        if not whole and not fine:
+            return False
+        self.agreed = agreed
         self.needed = self.spent if self.found is None and not whole else 2 * len(values) + 10
         self.found, self.since = values.copy(), 0
         if self.beta:
@@ -240,11 +248,9 @@ class _Krylov:
         spare = min((self.limit - count - low) // 3, self.limit - 2 - count - low)
         more = spare * low // (count + low)
         ends = self.ends(count + spare - more, low + more if low else 0)
-        self.coupling, self.lost[: len(ends)] = (
-            self.beta * mixing[-1, ends],
-            np.abs(mixing.T[ends]) @ self.lost[: self.filled],
-        )
-        self.lost[len(ends) :] = 0.0
+        self.coupling = self.beta * mixing[-1, ends]
+        lost, self.lost = self.lost[:, : self.filled] @ mixing[:, ends], np.zeros_like(self.lost)
+        self.lost[:, : len(ends)] = lost
         self.mix(mixing[:, ends])
         self.projected[:] = 0.0
         self.projected[: len(ends), : len(ends)] = np.diag(values[ends])

@@ -125,8 +125,7 @@ def spectrum(
         max_products: gives up beyond, in words.
         progress: show a progress bar; None shows it on a terminal only.
 
-    Raises ValueError for bad arguments; ArithmeticError when a product is not finite, ``max_products`` do not suffice,
-    or fresh products differ by more than ``tol`` allows.
+    Raises ValueError for bad arguments, ArithmeticError for products that are not finite, too many, or too noisy.
 
     Example:
         >>> spectrum(Operator.of(torch.diag(torch.arange(1.0, 41.0))), k=2).eigenvalues.round(2)
@@ -143,13 +142,13 @@ def spectrum(
         )  # fmt: skip
         residuals, noise = _confirm(operator, ritz, seed, confirm == "each")
     _check_noise(operator, ritz.values, noise, tol, k, pairs)
-    values, spent = ritz.values, operator.products - before
+    values = ritz.values
     guard = (float(values[k]), float(residuals[k])) if pairs > k else (float("nan"), float("nan"))
-    lowest = (values[pairs : pairs + k], residuals[pairs : pairs + k]) if which == "both" else (None, None)
-    kept = ritz.vectors[:k].cpu().numpy().copy() if vectors else None
+    low_end = slice(pairs, pairs + k) if which == "both" else None
     return Spectrum(
-        values[:k], residuals[:k], guard[0], guard[1], noise, spent, ritz.restarts, operator.size, tol, seed,
-        operator.text, which, lowest[0], lowest[1], kept,
+        values[:k], residuals[:k], guard[0], guard[1], noise, operator.products - before, ritz.restarts, operator.size,
+        tol, seed, operator.text, which, values[low_end] if low_end else None, residuals[low_end] if low_end else None,
+        ritz.vectors[:k].cpu().numpy().copy() if vectors else None,
     )  # fmt: skip
 
 

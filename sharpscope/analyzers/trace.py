@@ -90,8 +90,9 @@ def trace(
         samples = _Samples(operator, seed, diagonal, lambda: shown.update(1))
         half = 0 if method == "hutchinson" else min(products // 2, operator.size)
         space = _Space(operator, half)
-        while len(samples.squared) < half and space.take(samples.one()):
-            pass
+        while len(samples.squared) < half and not space.exhausted:
+            if not space.take(samples.one(), len(samples.squared) - 1):
+                space.exhausted = not space.take(samples.normal(), None)
         if method == "xtrace" or (half and space.leaves() < 0.5):
             value, stderr = _mean(_xtrace(samples, space))
             method = "xtrace"
@@ -150,6 +151,12 @@ class _Samples:
             self.second += sample**2
         return product
 
+    def normal(self) -> Tensor:
+        """A times a vector of normal numbers: in a subspace with certainty only where the range of A is."""
+        random = generator("trace, normal", self.seed, len(self.squared))
+        draw = torch.randn(self.operator.size, generator=random, dtype=torch.float64)
+        return self.product(draw.to(self.operator.device, self.operator.dtype))
+
     def product(self, vector: Tensor) -> Tensor:
         product = self.operator @ vector
         if not math.isfinite(length(product)):
@@ -178,22 +185,25 @@ class _Space:
         self.rows = torch.empty(most, operator.size, dtype=operator.dtype, device=operator.device)
         self.r = np.zeros((most, most))
         self.filled = 0
-        self.exhausted = False  # a product brought nothing new: the basis spans the range
+        self.samples: list[int] = []  # whose products they are
+        self.exhausted = False  # a product with a normal vector brought nothing new: the basis spans the range
 
-    def take(self, product: Tensor) -> bool:
-        """Add one product; False where it lies in the span of those before."""
+    def take(self, product: Tensor, sample: int | None) -> bool:
+        """Add the product of a sample; False where it lies in the span of those before.  Of None it only looks."""
         used, new, size = self.rows[: self.filled], self.rows[self.filled], length(product)
+        self.r[:, self.filled] = 0.0
         new.copy_(product)
         for _ in range(2):
             share = used @ new
             new.addmv_(used.T, share, alpha=-1.0)
             self.r[: self.filled, self.filled] += share.double().cpu().numpy()
         self.r[self.filled, self.filled] = rest = length(new)
-        self.exhausted = rest <= 100.0 * self.epsilon * size
-        if not self.exhausted:
+        fresh = rest > 100.0 * self.epsilon * size
+        if fresh and sample is not None:
             new /= rest
             self.filled += 1
-        return not self.exhausted
+            self.samples.append(sample)
+        return fresh
 
     def directions(self) -> np.ndarray:
         """(m, m): column i is R^-T e_i, at right angles to every product but the i-th."""
@@ -205,10 +215,10 @@ class _Space:
         1 / |R^-T e_i| is the part of A w_i outside of the span of the others.  XTrace's squared error is about
         2 |(I - Q Q^T) A|_F^2 / m, that of Hutchinson with 2 m products |A|_F^2 / m: at 1/2 they are equal.
         """
-        if self.exhausted:
+        if self.exhausted or not self.filled:
             return 0.0
         left = 1.0 / (self.directions() ** 2).sum(axis=0)
-        return float(left.sum() / (self.r**2).sum())
+        return float(left.sum() / (self.r[:, : self.filled] ** 2).sum())
 
 
 def _xtrace(samples: _Samples, space: _Space) -> np.ndarray:
@@ -221,15 +231,15 @@ def _xtrace(samples: _Samples, space: _Space) -> np.ndarray:
     inside, tests = np.zeros((count, count)), np.zeros((count, count))
     for column in range(count):
         inside[:, column] = (rows @ samples.product(rows[column])).double().cpu().numpy()
-        tests[:, column] = (rows @ samples.signs(column)).double().cpu().numpy()
+        tests[:, column] = (rows @ samples.signs(space.samples[column])).double().cpu().numpy()
     inside = (inside + inside.T) / 2
     if space.exhausted:
         return np.full(2, np.trace(inside))
     s = space.directions()
     s = s / np.linalg.norm(s, axis=0)
     x = tests - s * (s * tests).sum(axis=0)
-    quadratic = np.array(samples.quadratic[:count])
-    outside = quadratic - 2.0 * (x * space.r).sum(axis=0) + (x * (inside @ x)).sum(axis=0)
+    quadratic = np.array(samples.quadratic)[space.samples]
+    outside = quadratic - 2.0 * (x * space.r[:count, :count]).sum(axis=0) + (x * (inside @ x)).sum(axis=0)
     return np.asarray(np.trace(inside) - (s * (inside @ s)).sum(axis=0) + outside)
 
 
