@@ -40,7 +40,9 @@ def test_of_anything_else_is_refused(matrix: torch.Tensor, text: str) -> None:
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (2, 1, 1), ()])
 def test_a_vector_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     operator = Operator.of(torch.eye(2))
-    with pytest.raises(ValueError, match=r"the matrix got a vector of shape \(.*\), expected \(2,\) or \(2, k\): flatten it"):
+    with pytest.raises(
+        ValueError, match=r"the matrix got a vector of shape \(.*\), expected \(2,\) or \(2, k\): flatten it"
+    ):
         operator @ torch.zeros(shape)
     assert operator.products == 0
 
