@@ -19,7 +19,7 @@ from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbatio
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.scores import Fisher
 from sharpscope.history import History
-from sharpscope.operators import Operator, hessian
+from sharpscope.operators import Operator, fisher, ggn, hessian
 from sharpscope.optimizers.names import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
 from sharpscope.optimizers.shell import SharpnessAware
@@ -50,6 +50,8 @@ __all__ = [
     "Operator",
     "Problem",
     "ProblemError",
+    "fisher",
+    "ggn",
     "hessian",
     # analyzers and their results
     "CrossCheck",

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
+from sharpscope.examples import Examples
+from sharpscope.pieces import check_count
+from sharpscope.preflight import Noise, Plan, measure_noise, plan
 from sharpscope.problem import Problem
-from sharpscope.vectors import flatten, unflatten
+from sharpscope.products import Curvature, Hessian, Point, fisher_of, ggn_of, with_draws
+from sharpscope.sums import Sum, budget
+from sharpscope.vectors import flatten
 
-__all__ = ["Operator", "hessian"]
+__all__ = ["Noise", "Operator", "Plan", "fisher", "ggn", "hessian"]
 
 Where = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | nn.Module | str
 
@@ -26,8 +30,8 @@ class Operator:
     """A symmetric (n, n) matrix A, given by ``v -> A v`` on vectors of shape (n,).
 
     ``A @ v`` multiplies a vector (n,) or a block of columns (n, k).  ``products`` counts how often A was applied to a
-    vector; a sum or a restriction counts its own, and its parts count theirs.  ``A + B``, ``A - B``, ``2 * A`` and ``-A``
-    are operators; ``A.restrict(where)`` keeps some coordinates; ``A.to_scipy()`` serves SciPy's solvers.
+    vector; a sum or a restriction counts its own, and its parts count theirs.  ``A + B``, ``A - B``, ``2 * A`` and
+    ``-A`` are operators; ``A.restrict(where)`` keeps some coordinates; ``A.to_scipy()`` serves SciPy's solvers.
 
     Args:
         product: ``v -> A v`` for v of shape (n,), which must return a new tensor of the same shape and dtype.
@@ -37,6 +41,9 @@ class Operator:
         text: what the matrix is, in words, for figures, files and errors.
         layout: the parameters by name, in the order of the coordinates; needed for names and layers in ``restrict``.
         block: ``(n, k) -> A times it``, where that is cheaper than column by column.
+
+    ``plan`` says how products are computed (None where the product was given), ``noise`` how exact they are, relative
+    to the largest eigenvalue: residuals below ``noise.floor`` times it mean nothing.
 
     Example:
         >>> op = Operator.of(torch.diag(torch.tensor([3.0, 1.0])))
@@ -59,6 +66,8 @@ class Operator:
         self.size, self.dtype, self.device, self.text = size, dtype, torch.device(device), text
         self.layout = dict(layout or {})
         self.products = 0
+        self.plan: Plan | None = None
+        self.noise: Noise | None = None
 
     @staticmethod
     def of(matrix: Tensor, text: str = "matrix") -> Operator:
@@ -117,7 +126,9 @@ class Operator:
         if not np.isfinite(number):
             raise ValueError(f"the {self.text} got the factor {number}, expected a finite number: change the factor")
         inside = f"({self.text})" if " + " in self.text else self.text
-        return self._like(lambda v: (self @ v) * number, f"{number:g} * {inside}")
+        found = self._like(lambda v: (self @ v) * number, f"{number:g} * {inside}")
+        found.noise = self.noise
+        return found
 
     __rmul__ = __mul__
 
@@ -175,13 +186,24 @@ class Operator:
         shape = (self.size, self.size)
         return LinearOperator(shape, matvec=vector_product, rmatvec=vector_product, matmat=product, dtype=kind)
 
+    def measure_noise(self) -> Noise:
+        """``noise``, measured with four products (which count) where it is not known yet.
+
+        Curvatures know theirs, and a multiple of an operator knows its operator's.
+        """
+        if self.noise is None:
+            self.noise = measure_noise(self.__matmul__, self.size, self.dtype, self.device)
+        return self.noise
+
     def _like(self, product: Callable[[Tensor], Tensor], text: str) -> Operator:
         return Operator(
             product, self.size, dtype=self.dtype, device=self.device, text=text, layout=self.layout, block=product
         )
 
     def __repr__(self) -> str:
-        return f"Operator({self.text}, size={self.size}, dtype={self.dtype}, device={self.device})"
+        how = f", mode={self.plan.how!r}" if self.plan else ""
+        cost = f", {self.plan.cost:.2g} gradients a product" if self.plan and self.plan.cost == self.plan.cost else ""
+        return f"Operator({self.text}, size={self.size}, dtype={self.dtype}, device={self.device}{how}{cost})"
 
 
 def _mask(operator: Operator, where: Where) -> Tensor:
@@ -249,31 +271,102 @@ def _words(where: Where, kept: int, size: int) -> str:
     return f"{type(where).__name__} ({kept} of {size})" if isinstance(where, nn.Module) else f"{kept} of {size}"
 
 
-def hessian(problem: Problem) -> Operator:
-    """The Hessian of L at the model's current weights, over its trainable parameters, in their order and dtype.
+def hessian(
+    problem: Problem, *, at: Sequence[Tensor] | None = None, mode: str = "auto", memory: int | None = None
+) -> Operator:
+    """The Hessian of L over the trainable parameters, in their order and dtype, at the model's current weights.
 
-    Each product is a double backward over all data (eval mode, no augmentation, no weight decay), summed batch by batch
-    and divided once by the exact denominator.
+    Products sum over all data (eval mode, no augmentation, no weight decay) and divide once by the exact denominator.
+    Weights and buffers are copied: training on does not change the operator.
+
+    Args:
+        problem: model, loss and data.
+        at: other weights, one tensor per parameter.
+        mode: how a product is computed.  "auto" tries every way on a few examples, compares each with a finite
+            difference and takes the fastest correct one; "untimed" takes the first correct one, the same on every run;
+            or "reverse-over-forward", "forward-over-reverse", "double-backward", "finite-differences" (a last resort:
+            it is inexact), or the text ``operator.plan.how`` of another operator, which repeats its products exactly.
+        memory: bytes for what products have in common and keep from one to the next (never fewer examples at a time
+            than 32, for its sake); by default a quarter of the memory of the device, at most 4 GiB.  A choice of speed
+            and never of the result; 0 keeps nothing.
+
+    Raises ProblemError for a loss that is not finite, differs between two evaluations or depends on batches by
+    BatchNorm, and for a mode that does not work for the model; ValueError for another mode.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
-        >>> hessian(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1)))) @ torch.ones(1)
+        >>> op = hessian(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1))))
+        >>> op @ torch.ones(1), op.plan.mode
+        (tensor([8.]), 'reverse-over-forward')
+    """
+    return _of(Hessian(Point(problem, at)), problem.batches, mode, memory)
+
+
+def ggn(
+    problem: Problem, *, at: Sequence[Tensor] | None = None, mode: str = "auto", memory: int | None = None
+) -> Operator:
+    """The generalised Gauss-Newton matrix J^T M J: J the Jacobian of the outputs, M the Hessian of the loss in them.
+
+    It is the Hessian without the curvature of the model (Schraudolph 2002), positive semi-definite where the loss is
+    convex in the outputs.  Outputs may be a tensor, or tuples and dicts of tensors.  Arguments and errors are those of
+    ``hessian``; there is no "forward-over-reverse".
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> ggn(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1)))) @ torch.ones(1)
         tensor([8.])
     """
-    at = [w.clone() for w in problem.weights]
-
-    def product(vector: Tensor) -> Tensor:
-        return flatten(problem.hessian_product(unflatten(vector, at), at))
-
-    return _of(problem, product, "Hessian")
+    return _of(ggn_of(Point(problem, at)), problem.batches, mode, memory)
 
 
-def _of(problem: Problem, product: Callable[[Tensor], Tensor], kind: str) -> Operator:
-    return Operator(
-        product,
+def fisher(
+    problem: Problem,
+    kind: str = "empirical",
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    at: Sequence[Tensor] | None = None,
+    mode: str = "auto",
+    memory: int | None = None,
+) -> Operator:
+    """A Fisher matrix: the sum of g g^T over examples, divided by the denominator of L.
+
+    ``kind="empirical"``: g is the gradient of the example's own numerator in L (for a loss over positions the sum over
+    them, for class weights the weighted loss), so L's gradient is the sum of the g over the same denominator.
+    ``kind="model"``: targets are drawn from the model's own prediction, ``samples`` for every example, once; the mean
+    over draws is the GGN, also with class weights, ignored targets and label smoothing (Kunstner et al. 2019 on why
+    the two differ).  It needs cross_entropy, mse_loss or binary_cross_entropy_with_logits on one tensor of outputs.
+
+    Other arguments and errors are those of ``hessian``; there is no "forward-over-reverse".
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False).requires_grad_()
+        >>> _ = torch.nn.init.ones_(model.weight)
+        >>> fisher(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1)))) @ torch.ones(1)
+        tensor([64.])
+    """
+    check_count("fisher", "samples", samples)
+    point = Point(problem, at)
+    if kind == "empirical":
+        return _of(fisher_of(point, "empirical Fisher", False), problem.batches, mode, memory)
+    if kind != "model":
+        raise ValueError(f'fisher got kind={kind!r}, expected "empirical" or "model": change kind')
+    name = f"model Fisher ({samples} sample{'s' if samples > 1 else ''}, seed {seed})"
+    curvature = fisher_of(point, name, True)
+    return _of(curvature, with_draws(point, samples, seed), mode, memory)
+
+
+def _of(curvature: Curvature, batches: list[Examples], mode: str, memory: int | None) -> Operator:
+    problem, room = curvature.point.problem, budget(curvature.point.problem.device, memory)
+    chosen = plan(curvature, batches, mode, room)
+    laid = curvature.at(curvature.point.stored(chosen.channels_last))
+    operator = Operator(
+        Sum(laid, batches, chosen.mode, chosen.size, room, chosen.taped),
         problem.size,
         dtype=problem.dtype,
         device=problem.device,
-        text=f"{kind} of {problem.describe()}",
+        text=f"{curvature.name} of {problem.describe()}",
         layout=problem.parameters,
     )
+    operator.plan, operator.noise = chosen, chosen.noise
+    return operator

@@ -18,9 +18,12 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 ROWS: list[set[str]] = [
     # the ground: its modules may import each other, as long as there is no cycle
-    {"vectors", "schedules", "results", "distributed", "progress", "bits", "pieces", "losses", "examples"},
+    {"vectors", "schedules", "results", "distributed", "progress", "bits", "pieces", "losses", "examples", "tape"},
     {"history"},
     {"problem"},
+    {"products"},
+    {"sums"},
+    {"preflight"},
     {"operators", "ascent"},
     {"optimizers", "analyzers"},
     {"data", "models"},
