@@ -47,7 +47,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def tensors(problem: ss.Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = problem._batches
+    batches = problem.batches
     return torch.cat([b.args[0] for b in batches]), torch.cat([b.targets for b in batches])
 
 

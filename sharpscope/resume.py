@@ -19,7 +19,7 @@ from sharpscope.operators import Operator
 from sharpscope.store import StoreError
 from sharpscope.store.parts import read_part, write_part
 
-__all__ = ["resumable"]
+__all__ = ["plan_of", "resumable"]
 
 
 def resumable(operator: Operator, folder: str | os.PathLike[str]) -> Operator:
@@ -28,6 +28,9 @@ def resumable(operator: Operator, folder: str | os.PathLike[str]) -> Operator:
     Each product is one part (an HDF5 file of n numbers) that is on the disk, whole, before the next one begins.  The
     last product of a former call is made anew and compared, which tells other weights, data or rounding.  Delete the
     folder when the work is done.
+
+    How a Hessian computes its products may differ from one call to the next, because the fastest way is chosen by
+    measuring; going on needs the former way, which the error names if it is another.
 
     Args:
         operator: any operator.
@@ -44,10 +47,18 @@ def resumable(operator: Operator, folder: str | os.PathLike[str]) -> Operator:
     True
     """
     record = _Record(operator, Path(folder))
-    return Operator(
+    found = Operator(
         record.product, operator.size, dtype=operator.dtype, device=operator.device, text=operator.text,
         layout=operator.layout,
     )  # fmt: skip
+    found.plan, found.noise = operator.plan, operator.noise
+    return found
+
+
+def plan_of(folder: str | os.PathLike[str]) -> str | None:
+    """How the products in a folder were computed, to be repeated by ``hessian(problem, mode=...)``; None of none."""
+    first = _path(Path(folder), 0)
+    return str(read_part(first, "product")[1]["how"]) or None if first.exists() else None
 
 
 class _Record:
@@ -59,8 +70,9 @@ class _Record:
         folder.mkdir(parents=True, exist_ok=True)
 
     def product(self, vector: Tensor) -> Tensor:
-        about = {"vector": _digest(vector), "operator": self.operator.text, "place": self.asked}
-        path = self._path(self.asked)
+        how = self.operator.plan.how if self.operator.plan else ""
+        about = {"operator": self.operator.text, "how": how, "vector": _digest(vector), "place": self.asked}
+        path = _path(self.folder, self.asked)
         self.asked += 1
         if not path.exists():
             product = self.operator @ vector
@@ -69,16 +81,18 @@ class _Record:
         tree, attributes = read_part(path, "product")
         self._check(path, attributes, about)
         product = tree["product"].to(self.operator.device)
-        if not self._path(self.asked).exists():
+        if not _path(self.folder, self.asked).exists():
             self._compare(path, product, self.operator @ vector)
         return product  # type: ignore[no-any-return]
-
-    def _path(self, place: int) -> Path:
-        return self.folder / f"{place:09d}.h5"
 
     def _check(self, path: Path, attributes: dict[str, Any], about: dict[str, Any]) -> None:
         for name, expected in about.items():
             if attributes.get(name) != expected:
+                if name == "how":
+                    raise StoreError(
+                        f"{path}: got a product computed by {attributes.get(name)!r}, expected {expected!r}: go on "
+                        f"with hessian(problem, mode={attributes.get(name)!r}), or delete the folder"
+                    )
                 raise StoreError(
                     f"{path}: got a product of another {name} ({attributes.get(name)!r}), expected {expected!r}: use "
                     f"the same settings to go on, or delete the folder"
@@ -91,6 +105,10 @@ class _Record:
                 f"{path}: got a product that differs by {distance:.3g} (of {scale:.3g}) when made anew, expected the "
                 f"same: the weights or the data have changed; delete the folder to begin again"
             )
+
+
+def _path(folder: Path, place: int) -> Path:
+    return folder / f"{place:09d}.h5"
 
 
 def _digest(vector: Tensor) -> str:

@@ -28,7 +28,7 @@ from sharpscope.data import Images
 from sharpscope.operators import Operator, hessian
 from sharpscope.problem import Problem
 from sharpscope.results import Result
-from sharpscope.resume import resumable
+from sharpscope.resume import plan_of, resumable
 from sharpscope.store import Run, StoreError, create_run, load, open_run, save
 from sharpscope.training import Epoch, Settings, train
 
@@ -165,7 +165,7 @@ def _density(run: Run, problem: Problem, how: Analysis) -> Density:
 
 def _curvature(run: Run, problem: Problem, how: Analysis) -> Curvature:
     """Layer by layer."""
-    return curvature(_kept(run, problem), None, how.k, how.tol, how.seed, progress=how.progress)
+    return curvature(problem, None, how.k, how.tol, how.seed, progress=how.progress)
 
 
 def _track(run: Run, problem: Problem, how: Analysis) -> Track:
@@ -180,7 +180,7 @@ def _scratch(run: Run) -> Path:
 
 def _kept(run: Run, problem: Problem) -> Operator:
     """The Hessian, with its products kept in the run until the analysis is done."""
-    return resumable(hessian(problem), _scratch(run))
+    return resumable(hessian(problem, mode=plan_of(_scratch(run)) or "auto"), _scratch(run))
 
 
 def _mask_overlap(run: Run, problem: Problem, how: Analysis) -> Result | None:

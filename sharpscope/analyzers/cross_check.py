@@ -103,7 +103,7 @@ def cross_check(
 def _elsewhere(run: Callable[..., Any], module: Any, problem: Problem, k: int, tol: float) -> np.ndarray:
     """The other tool at work on a copy of the model; its own warnings are its own matter."""
     batches = [(batch.args[0] if len(batch.args) == 1 and not batch.kwargs else None, batch.targets)
-               for batch in problem._batches]  # fmt: skip
+               for batch in problem.batches]  # fmt: skip
     if any(not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor) for x, y in batches):
         raise ValueError(
             "cross_check got batches that are not one input tensor and one target tensor, expected those: "

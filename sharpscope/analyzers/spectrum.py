@@ -45,6 +45,7 @@ class Spectrum(Result):
     lowest: np.ndarray | None = None  # which="both": (k,) float64 smallest eigenvalues, ascending
     lowest_residuals: np.ndarray | None = None  # which="both": (k,) float64, theirs
     vectors: np.ndarray | None = None  # (k, n) Ritz vectors of ``eigenvalues`` as rows, or None
+    how: str = ""  # how products of a Problem were computed; hessian(problem, mode=how) repeats them
 
     @property
     def ratio(self) -> float:
@@ -148,7 +149,7 @@ def spectrum(
     return Spectrum(
         values[:k], residuals[:k], guard[0], guard[1], noise, operator.products - before, ritz.restarts, operator.size,
         tol, seed, operator.text, which, values[low_end] if low_end else None, residuals[low_end] if low_end else None,
-        ritz.vectors[:k].cpu().numpy().copy() if vectors else None,
+        ritz.vectors[:k].cpu().numpy().copy() if vectors else None, operator.plan.how if operator.plan else "",
     )  # fmt: skip
 
 
@@ -238,6 +239,11 @@ def _check(
         raise ValueError(
             f"spectrum got tol={tol:g}, expected at least {epsilon:.1e}, the rounding of {operator.dtype}: "
             f"raise tol or use float64"
+        )
+    if operator.noise is not None and tol < operator.noise.floor:
+        raise ValueError(
+            f"spectrum got tol={tol:g}, expected at least {operator.noise.floor:.2g}, the noise of the products of the "
+            f"{operator.text}: raise tol, or make the loss more exact (float64, no TF32)"
         )
     for name, value, allowed in (
         ("which", which, ("largest", "smallest", "both")), ("confirm", confirm, ("together", "each")),

@@ -59,7 +59,7 @@ def track(
     Example:
         >>> import torch
         >>> ops = {step: Operator.of(torch.diag(torch.arange(9.0)) * (1 + step)) for step in range(3)}
-        >>> track(ops).eigenvalues[:, 0].round(4)
+        >>> track(ops).eigenvalues[:, 0].round(2)
         array([ 8., 16., 24.])
     """
     rows: list[tuple[int, np.ndarray, np.ndarray, int]] = []

@@ -63,10 +63,10 @@ __all__ = [
 # A new kind of result needs one line here: (drawing of one, drawing of several, size of the first in inches).
 _DRAWINGS: dict[type[Result], tuple[Callable[..., Axes], Callable[..., Figure], tuple[float, float]]] = {
     Spectrum: (draw_spectrum, spectra, (3.6, 2.7)),
+    Surface: (draw_surface, surfaces, (4.0, 3.2)),
     Density: (draw_spectral_density, densities, (4.4, 2.8)),
     Curvature: (draw_curvature, curvatures, (7.0, 2.8)),
     Track: (draw_track, tracks, (3.8, 2.7)),
-    Surface: (draw_surface, surfaces, (4.0, 3.2)),
     Line: (draw_line, lines, (3.8, 2.7)),
     GradientRatio: (draw_ratio, ratio_histograms, (4.8, 2.8)),
     MaskOverlap: (draw_masks, mask_overlaps, (3.8, 3.1)),

@@ -48,7 +48,7 @@ def draw_curvature(ax: Axes, curvature: Curvature, *, view: str = "shares", colo
         color=PALETTE[1],
     )  # fmt: skip
     ax.set_xlim(-0.7, len(places) - 0.3)
-    ax.set_ylabel(rf"$\lambda_1$ of the part's block, {EIGENVALUE.partition(' ')[2]}")
+    ax.set_ylabel(rf"$\lambda_1$ of the block {EIGENVALUE.partition(' ')[2]}")
     name_layers(ax, curvature.parts)
     return ax
 
@@ -70,13 +70,13 @@ def curvatures(curvatures: Mapping[str, Curvature], *, figure: Figure | None = N
             "curvatures got results of different parts; expected the same parts, compare one kind of network"
         )
     foot = label_height(parts, 0.75 * DOUBLE_COLUMN)
-    figure = canvas(DOUBLE_COLUMN, 0.7 + 0.28 * len(curvatures) + foot, figure)
+    figure = canvas(DOUBLE_COLUMN, 0.9 + 0.32 * len(curvatures) + foot, figure)
     ax = prepare(figure.subplots())
     rows = np.vstack([one.eigenvalues for one in curvatures.values()])
     good = rows[rows > 0]
     norm = LogNorm(good.min(), good.max()) if len(good) and good.min() < good.max() else None
     image = _heatmap(ax, np.where(rows > 0, rows, np.nan), list(curvatures), parts, norm)
-    _colorbar(ax, image, rf"$\lambda_1$ of the block ({EIGENVALUE.partition('(')[2]}")
+    _colorbar(ax, image, r"$\lambda_1$ of the block")
     return figure
 
 
@@ -96,10 +96,9 @@ def draw_track(
 
     >>> draw_track(ax, track(problems))  # doctest: +SKIP
     """
-    ax.errorbar(
-        track.steps, track.eigenvalues[:, 0], track.residuals[:, 0], color=color, linestyle=linestyle, marker=marker,
-        label=label or r"$\lambda_1$", capsize=2.0, elinewidth=0.8,
-    )  # fmt: skip
+    top = track.eigenvalues[:, 0]
+    ax.plot(track.steps, top, color=color, linestyle=linestyle, marker=marker, label=label or r"$\lambda_1$")
+    ax.errorbar(track.steps, top, track.residuals[:, 0], fmt="none", ecolor=color, capsize=2.0, elinewidth=0.8)
     for place in range(1, track.eigenvalues.shape[1]):
         name = None if label else rf"$\lambda_{{{place + 1}}}$"
         fade = 0.75 - 0.45 * place / track.eigenvalues.shape[1]

@@ -93,7 +93,7 @@ def test_track_agrees_with_cold_starts_and_is_cheaper() -> None:
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
 
-    x, y = problem._batches[0].args[0], problem._batches[0].targets
+    x, y = problem.batches[0].args[0], problem.batches[0].targets
     operators = list(steps())
     warm, cold = track(operators), track(operators, warm=False)
     assert warm.steps.tolist() == list(range(8))
