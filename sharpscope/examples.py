@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-__all__ = ["Examples", "ProblemError", "as_batches", "count", "cut", "merge", "on_tensors", "rows"]
+__all__ = ["Examples", "ProblemError", "as_batches", "check_fixed", "count", "cut", "merge", "on_tensors", "rows"]
 
 _ENTRIES_PER_BATCH = 400_000  # inputs of a default batch: 130 CIFAR images, where a CPU's cache is used best
+
+_READ_TWICE = (
+    8  # examples of a data set that are read twice, to see augmentation; a flip of chance 1/2 hides in 1 of 256
+)
 
 
 class ProblemError(ValueError):
@@ -56,6 +62,46 @@ def as_batches(data: Any, batch_size: int | None) -> Iterable[Examples]:
         f"the data got a {type(data).__name__}, expected (inputs, targets), a Dataset, a DataLoader or a list of "
         f"batches: wrap it in one of those"
     )
+
+
+def check_fixed(data: Any) -> None:
+    """Raise ProblemError for data that are others every time they are read, as far as a few examples tell.
+
+    The states of Python's and NumPy's random numbers, which transforms draw from, are left as found.
+    """
+    dataset = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(data, DataLoader) and data.drop_last and isinstance(data.sampler, RandomSampler):
+        left = len(data.sampler) % (data.batch_size or 1)
+        if left:
+            raise ProblemError(
+                f"the DataLoader shuffles and drops {left} examples of every pass, expected the same data every time: "
+                f"use shuffle=False or drop_last=False"
+            )
+    if not isinstance(dataset, Dataset) or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        return
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002  (transforms draw from it)
+    try:
+        for index in range(min(_READ_TWICE, len(dataset))):
+            if not _same(dataset[index], dataset[index]):
+                raise ProblemError(
+                    f"the data set gave two different examples for index {index}, expected the same: take random "
+                    f"augmentation out of its transforms"
+                )
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return all(_same(a[name], b[name]) for name in a)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return not isinstance(a, (bool, int, float, str)) or a == b
 
 
 def _as_batch(item: Any) -> Examples:

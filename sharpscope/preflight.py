@@ -86,6 +86,8 @@ def plan(curvature: Curvature, batches: list[Examples], mode: str, memory: int) 
             program makes the same choice on every run), a mode or the text of a plan takes that.
         memory: bytes for tapes, which bound the examples in one pass too.
 
+    The choice is made once for a problem, at whatever weights; the loss is checked every time.
+
     Raises ValueError for another mode, ProblemError for a loss that is no function of the weights, not finite or
     dependent on how examples are batched by BatchNorm, and for a way that is asked for and does not work.
     """
@@ -93,8 +95,12 @@ def plan(curvature: Curvature, batches: list[Examples], mode: str, memory: int) 
         raise ValueError(f"got mode={mode!r}, expected one of {', '.join((*POLICIES, *curvature.modes))}: change mode")
     asked = None if mode in POLICIES else Plan.of(mode, curvature.modes)
     problem = curvature.point.problem
+    key = (curvature.name, mode, memory)
     with problem.guard(), running(curvature):
         check(curvature, batches[0])
+        known: Plan | None = problem.plans.get(key)
+        if known is not None:  # one problem, one choice: what is computed twice is the same twice
+            return known
         trial = _Trial(curvature, batches[0])
         if asked is not None:
             chosen = dataclasses.replace(asked, error=trial.demand(asked))
@@ -107,7 +113,9 @@ def plan(curvature: Curvature, batches: list[Examples], mode: str, memory: int) 
             chosen = _fitting(chosen, batches, nbytes, memory)
         if mode == "auto":
             chosen = dataclasses.replace(chosen, cost=trial.cost(chosen))
-        return dataclasses.replace(chosen, noise=trial.noise(chosen))
+        chosen = dataclasses.replace(chosen, noise=trial.noise(chosen))
+    problem.plans[key] = chosen
+    return chosen
 
 
 def check(curvature: Curvature, batch: Examples) -> None:

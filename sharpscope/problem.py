@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from sharpscope.examples import Examples, ProblemError, as_batches, cut, merge, on_tensors
+from sharpscope.examples import Examples, ProblemError, as_batches, check_fixed, cut, merge, on_tensors
 from sharpscope.losses import Objective
 from sharpscope.pieces import check_count
 from sharpscope.vectors import Vec
@@ -36,14 +36,17 @@ class Problem:
         loss: ``loss(outputs, targets) -> 0-dim tensor``.  Losses of torch are weighted exactly (see ``losses.py``); any
             other callable must return the mean over the examples of its batch.
         data: ``(inputs, targets)`` tensors, a ``Dataset``, a ``DataLoader`` or a list of batches.  A batch is
-            ``(inputs, targets)``, where inputs may be a tensor, a tuple (positional arguments) or a dict (keyword
-            arguments); or one dict, which is passed to the model whole and to the loss as targets.
+            ``(inputs, targets)``, where inputs may be a tensor, ``model(inputs)``; a tuple or list of positional
+            arguments, ``model(*inputs)``; or a dict of keyword arguments, ``model(**inputs)``.  A batch that is one
+            dict is both: ``loss(model(**batch), batch)``.  Read once, when the problem is made, in the order given.
         batch_size: examples per evaluation for tensors and Datasets; a choice of speed and memory, never of the result.
             ``None`` suits the input size.
         denominator: ``denominator(outputs, targets) -> float`` for a callable whose mean is not over examples.
 
-    All of the data is kept on the model's device.  Raises ProblemError for a model without trainable parameters, no
-    data, mixed or mismatched dtypes or devices; a loss that is not one finite number is reported where it is evaluated.
+    All of the data is kept on the model's device.  Raises ProblemError for a model without trainable parameters; no
+    data, or data that are random (augmentation, a loader that shuffles and drops what is left over); mixed or
+    mismatched dtypes or devices; and, where it is evaluated, for inputs that are not the model's arguments and a loss
+    that is not one number.
 
     Example:
         >>> problem = Problem(nn.Linear(2, 2), nn.CrossEntropyLoss(), (torch.zeros(3, 2), torch.tensor([0, 1, 1])))
@@ -68,10 +71,12 @@ class Problem:
         self.names: tuple[str, ...] = tuple(trainable)
         self._parameters = tuple(trainable.values())
         self.device, self.dtype = _one_place(trainable)
+        self.plans: dict[tuple[str, str, int], Any] = {}  # how its curvatures are multiplied, by kind, mode and memory
         self.epoch: int | None = None  # steps of one pass through the data, where a DataLoader says so
         if isinstance(data, DataLoader):
             self.epoch = len(data)
         with torch.random.fork_rng(devices=[]):  # a DataLoader draws its seeds from the global state
+            check_fixed(data)
             self.batches = [on_tensors(batch, lambda x: x.to(self.device)) for batch in as_batches(data, batch_size)]
         self.examples = sum(batch.examples for batch in self.batches)
         if not self.examples:
@@ -99,6 +104,9 @@ class Problem:
             f"{type(self.model).__name__}, {self.objective.name}, {self.examples} examples, "
             f"eval mode, {str(self.dtype).removeprefix('torch.')}"
         )
+
+    def __repr__(self) -> str:
+        return f"Problem({self.describe()}, {self.size} parameters on {self.device}, {len(self.batches)} batches)"
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:

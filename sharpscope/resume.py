@@ -19,7 +19,7 @@ from sharpscope.operators import Operator
 from sharpscope.store import StoreError
 from sharpscope.store.parts import read_part, write_part
 
-__all__ = ["plan_of", "resumable"]
+__all__ = ["resumable"]
 
 
 def resumable(operator: Operator, folder: str | os.PathLike[str]) -> Operator:
@@ -53,12 +53,6 @@ def resumable(operator: Operator, folder: str | os.PathLike[str]) -> Operator:
     )  # fmt: skip
     found.plan, found.noise = operator.plan, operator.noise
     return found
-
-
-def plan_of(folder: str | os.PathLike[str]) -> str | None:
-    """How the products in a folder were computed, to be repeated by ``hessian(problem, mode=...)``; None of none."""
-    first = _path(Path(folder), 0)
-    return str(read_part(first, "product")[1]["how"]) or None if first.exists() else None
 
 
 class _Record:

@@ -28,7 +28,7 @@ from sharpscope.data import Images
 from sharpscope.operators import Operator, hessian
 from sharpscope.problem import Problem
 from sharpscope.results import Result
-from sharpscope.resume import plan_of, resumable
+from sharpscope.resume import resumable
 from sharpscope.store import Run, StoreError, create_run, load, open_run, save
 from sharpscope.training import Epoch, Settings, train
 
@@ -153,24 +153,24 @@ def _spectrum(run: Run, problem: Problem, how: Analysis, **options: Any) -> Spec
 
 def _density(run: Run, problem: Problem, how: Analysis) -> Density:
     """Probe by probe; the probes so far are kept on disk."""
-    part = _scratch(run) / "density.h5"
+    part, operator = _scratch(run) / "density.h5", _hessian(problem)
     top = _spectrum(run, problem, how, vectors=True)
     found = load(part) if part.exists() else None
     found = found if isinstance(found, Density) and found.eigenvalues.tolist() == top.eigenvalues.tolist() else None
     for probes in range(len(found.nodes) + 1 if found else 1, how.probes + 1):
-        found = density(problem, probes, how.steps, how.seed, top=top, more=found, progress=how.progress)
+        found = density(operator, probes, how.steps, how.seed, top=top, more=found, progress=how.progress)
         save(found, part, replace=True)
     return found  # type: ignore[return-value]
 
 
 def _curvature(run: Run, problem: Problem, how: Analysis) -> Curvature:
     """Layer by layer."""
-    return curvature(problem, None, how.k, how.tol, how.seed, progress=how.progress)
+    return curvature(_hessian(problem), None, how.k, how.tol, how.seed, progress=how.progress)
 
 
 def _track(run: Run, problem: Problem, how: Analysis) -> Track:
     """Over all checkpoints that the run kept."""
-    problems = ((step, problem_of(run, how.examples, step)) for step in run.checkpoints())
+    problems = ((step, _hessian(problem_of(run, how.examples, step))) for step in run.checkpoints())
     return track(problems, how.k, how.tol, how.seed, progress=how.progress)
 
 
@@ -180,7 +180,12 @@ def _scratch(run: Run) -> Path:
 
 def _kept(run: Run, problem: Problem) -> Operator:
     """The Hessian, with its products kept in the run until the analysis is done."""
-    return resumable(hessian(problem, mode=plan_of(_scratch(run)) or "auto"), _scratch(run))
+    return resumable(_hessian(problem), _scratch(run))
+
+
+def _hessian(problem: Problem) -> Operator:
+    """A choice by timing could change the last bits from run to run."""
+    return hessian(problem, mode="untimed")
 
 
 def _mask_overlap(run: Run, problem: Problem, how: Analysis) -> Result | None:

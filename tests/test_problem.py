@@ -390,6 +390,48 @@ def test_a_loss_that_is_not_one_number_is_refused(loss: Any, text: str) -> None:
             QUESTIONS[question](problem)
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "text"),
+    [
+        (
+            nn.Linear(2, 3),
+            ((torch.zeros(3, 2), torch.zeros(3, 2)), torch.tensor([0, 1, 2])),
+            r"the model Linear got 2 arguments \(too many positional arguments\), expected those of its forward: a "
+            r"tuple of inputs becomes positional arguments, a dict keyword arguments",
+        ),
+        (
+            nn.Linear(2, 3),
+            {"x": torch.zeros(3, 2), "label": torch.tensor([0, 1, 2])},
+            r"the model Linear got the keyword arguments x, label \(missing a required argument: 'input'\), expected",
+        ),
+    ],
+)
+def test_inputs_that_are_no_arguments_are_told(model: nn.Module, data: Any, text: str) -> None:
+    problem = Problem(model, nn.CrossEntropyLoss(), data)
+    for question in ("loss", "value_and_gradient", "hessian"):
+        with pytest.raises(ProblemError, match=text):
+            QUESTIONS[question](problem)
+
+
+def test_an_error_inside_the_model_stays() -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x, x)  # type: ignore[call-arg]
+
+    with pytest.raises(TypeError, match="positional argument"):
+        Problem(Broken(2, 3), nn.CrossEntropyLoss(), (torch.zeros(1, 2), torch.tensor([0]))).loss()
+
+
+def test_a_data_set_that_augments_is_refused() -> None:
+    class Random(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            return tuple(x + torch.rand(()) if x.dim() else x for x in super().__getitem__(index))
+
+    data = Random(torch.zeros(3, 2), torch.tensor([0, 1, 2]))
+    with pytest.raises(ProblemError, match="gave two different examples for index 0, expected the same"):
+        Problem(nn.Linear(2, 3), nn.CrossEntropyLoss(), data)
+
+
 def test_nothing_to_divide_by_is_nan() -> None:
     problem = Problem(nn.Linear(2, 3), nn.CrossEntropyLoss(), (torch.randn(2, 2), torch.tensor([-100, -100])))
     assert np.isnan(problem.loss())
@@ -399,5 +441,6 @@ def test_description_and_sizes() -> None:
     dense, problems = make("tied", "ce-sum")
     problem = problems["list"]
     assert problem.describe() == "Tied, CrossEntropyLoss(sum), 7 examples, eval mode, float64"
+    assert repr(problem) == f"Problem({problem.describe()}, {problem.size} parameters on cpu, 3 batches)"
     assert problem.names == ("first.weight", "second.bias", "head.weight", "head.bias")
     assert (problem.size, problem.examples, problem.epoch) == (len(dense.point), 7, None)
