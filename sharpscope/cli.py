@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
+from sharpscope.analyses import USUAL, Analysis, analyze_run
 from sharpscope.demo import PLANS, demo
 from sharpscope.figures import described, draw_run, members, overview, table
-from sharpscope.runs import ANALYSES, Analysis, Experiment, analyze_run, train_run
+from sharpscope.runs import Experiment, train_run
 from sharpscope.store import Run, open_run, pack_run, unpack_run, verify_run
 from sharpscope.training import Settings
 
@@ -145,12 +146,18 @@ _FLAGS = {  # what each option of `analyze` computes
     "surface": ("surface",),
     "ratio": ("ratio", "ratio_course"),
     "masks": ("masks", "mask_profile"),
+    "density": ("density",),
+    "layers": ("layers",),
+    "track": ("track",),
 }
 
 
 @main.command("analyze")
 @click.argument("run")
 @click.option("--spectrum", is_flag=True, help="Top Hessian eigenvalues.")
+@click.option("--density", is_flag=True, help="Density of all eigenvalues; takes probes x steps Hessian products.")
+@click.option("--layers", is_flag=True, help="Top eigenvalue and trace of every layer, share of eigenvectors.")
+@click.option("--track", is_flag=True, help="Top Hessian eigenvalues at every checkpoint (train --keep-checkpoints).")
 @click.option("--surface", is_flag=True, help="Filter-normalised loss surface.")
 @click.option("--ratio", is_flag=True, help="SAM-vs-SGD gradient ratio r, of every checkpoint that RUN keeps.")
 @click.option("--masks", is_flag=True, help="Overlap of the masks over training; does the last select what is sharp?")
@@ -164,12 +171,21 @@ _FLAGS = {  # what each option of `analyze` computes
 )
 @click.option("--span", default=_ANALYSIS.span, show_default=True, help="Half-width of the surface, in filter norms.")
 @click.option("--rho", default=_ANALYSIS.rho, show_default=True, help="Radius of the perturbation behind r.")
-@click.option("--probes", default=_ANALYSIS.probes, show_default=True, help="Products behind the Hessian's diagonal.")
+@click.option("--probes", default=_ANALYSIS.probes, show_default=True, help="Random vectors of the density.")
+@click.option("--steps", default=_ANALYSIS.steps, show_default=True, help="Lanczos steps of each.")
+@click.option(
+    "--diagonal-probes",
+    default=_ANALYSIS.diagonal_probes,
+    show_default=True,
+    help="Products behind the Hessian's diagonal of --masks.",
+)
 @click.option("--seed", default=_ANALYSIS.seed, show_default=True, help="Of starting vectors and directions.")
 @click.option("--replace", is_flag=True, help="Compute again what the run holds already.")
 @_command
 def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
-    """Analyse the last weights of RUN (of each of its children); all analyses if none is chosen.
+    """Analyse the last weights of RUN (of each of its children).
+
+    Without a choice: spectrum, surface, ratio and masks.  What was killed goes on where it stopped.
 
     \b
     Example: sharpscope analyze runs/ssam --spectrum --ratio
@@ -178,7 +194,7 @@ def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
     opened = open_run(run)
     chosen = [name for flag, names in _FLAGS.items() if options.pop(flag) for name in names]
     how = Analysis(examples=examples or None, **options)
-    analyze_run(opened, chosen or tuple(ANALYSES), how, replace=replace)
+    analyze_run(opened, chosen or USUAL, how, replace=replace)
     click.echo(table(opened))
     for name, member in members(opened).items():
         if "mask_profile" in chosen and "mask_profile" in member.result_names():

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from sharpscope.analyses import Analysis, analyze_run
 from sharpscope.figures import draw_run
-from sharpscope.runs import Analysis, Experiment, analyze_run, made_by, train_run
+from sharpscope.runs import Experiment, made_by, train_run
 from sharpscope.store import Run, StoreError, create_run, is_run, open_run
 from sharpscope.training import Settings
 

@@ -6,24 +6,31 @@ arguments); or one dict, which goes to the model whole and to the loss as target
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import copy
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-__all__ = ["Examples", "ProblemError", "as_batches", "cut", "merge", "on_tensors"]
+__all__ = ["Examples", "ProblemError", "as_batches", "check_fixed", "count", "cut", "merge", "on_tensors", "rows"]
 
 _ENTRIES_PER_BATCH = 400_000  # inputs of a default batch: 130 CIFAR images, where a CPU's cache is used best
+
+_READ_TWICE = (
+    8  # examples of a data set that are read twice, to see augmentation; a flip of chance 1/2 hides in 1 of 256
+)
 
 
 class ProblemError(ValueError):
     """What is wrong with a model, a loss or data, in one sentence: got, expected, remedy."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Examples:
     """Arguments of the model and targets of the loss for some examples."""
 
@@ -31,6 +38,7 @@ class Examples:
     kwargs: dict[str, Any]
     targets: Any
     examples: int
+    extra: Any = None  # what else belongs to every example, for those who put it there
 
 
 def as_batches(data: Any, batch_size: int | None) -> Iterable[Examples]:
@@ -56,9 +64,49 @@ def as_batches(data: Any, batch_size: int | None) -> Iterable[Examples]:
     )
 
 
+def check_fixed(data: Any) -> None:
+    """Raise ProblemError for data that are others every time they are read, as far as a few examples tell.
+
+    The states of Python's and NumPy's random numbers, which transforms draw from, are left as found.
+    """
+    dataset = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(data, DataLoader) and data.drop_last and isinstance(data.sampler, RandomSampler):
+        left = len(data.sampler) % (data.batch_size or 1)
+        if left:
+            raise ProblemError(
+                f"the DataLoader shuffles and drops {left} examples of every pass, expected the same data every time: "
+                f"use shuffle=False or drop_last=False"
+            )
+    if not isinstance(dataset, Dataset) or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        return
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002  (transforms draw from it)
+    try:
+        for index in range(min(_READ_TWICE, len(dataset))):
+            if not _same(dataset[index], dataset[index]):
+                raise ProblemError(
+                    f"the data set gave two different examples for index {index}, expected the same: take random "
+                    f"augmentation out of its transforms"
+                )
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return all(_same(a[name], b[name]) for name in a)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return not isinstance(a, (bool, int, float, str)) or a == b
+
+
 def _as_batch(item: Any) -> Examples:
     if isinstance(item, Mapping):
-        return Examples((), dict(item), dict(item), _count(dict(item)))
+        return Examples((), dict(item), dict(item), count(dict(item)))
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise ProblemError(
             f"a batch got a {type(item).__name__}, expected (inputs, targets) or a dict of keyword arguments: "
@@ -66,20 +114,19 @@ def _as_batch(item: Any) -> Examples:
         )
     inputs, targets = (dict(part) if isinstance(part, Mapping) else part for part in item)
     if isinstance(inputs, dict):
-        batch = Examples((), dict(inputs), targets, _count(targets))
+        batch = Examples((), dict(inputs), targets, count(targets))
     else:
-        batch = Examples(
-            tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}, targets, _count(targets)
-        )
-    if _count(inputs) != batch.examples:
+        batch = Examples(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}, targets, count(targets))
+    if count(inputs) != batch.examples:
         raise ProblemError(
-            f"a batch got {_count(inputs)} inputs and {batch.examples} targets, expected as many: "
+            f"a batch got {count(inputs)} inputs and {batch.examples} targets, expected as many: "
             f"check how they are paired"
         )
     return batch
 
 
-def _count(value: Any) -> int:
+def count(value: Any) -> int:
+    """How many examples inputs or targets hold: the length of their first tensor."""
     while not isinstance(value, Tensor):
         if isinstance(value, dict):
             value = next(iter(value.values()), None)
@@ -98,27 +145,36 @@ def _suitable(batch: Examples) -> int:
 
 
 def on_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` (a Examples, dict, tuple, list or tensor) with every tensor changed."""
+    """``value`` (a tensor, Examples, or dicts, tuples and lists of those) with every tensor changed.
+
+    Mappings and named tuples keep their kind, so that an output of a model that is a dict of a class of its own stays
+    one.  The order of the tensors is that of the containers, always the same.
+    """
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Examples):
-        return Examples(
-            on_tensors(value.args, change),
-            on_tensors(value.kwargs, change),
-            on_tensors(value.targets, change),
-            value.examples,
-        )
-    if isinstance(value, dict):
-        return {name: on_tensors(item, change) for name, item in value.items()}
+        args, kwargs, targets = (on_tensors(part, change) for part in (value.args, value.kwargs, value.targets))
+        return Examples(args, kwargs, targets, value.examples, on_tensors(value.extra, change))
+    if isinstance(value, MutableMapping):
+        same = copy.copy(value)
+        for name, item in value.items():
+            same[name] = on_tensors(item, change)
+        return same
     if isinstance(value, (tuple, list)):
-        return type(value)(on_tensors(item, change) for item in value)
+        items = [on_tensors(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 
 
-def cut(batch: Examples, rows: Any) -> Examples:
+def rows(value: Any, index: Any) -> Any:
+    """Some examples of inputs, outputs or targets of any form; a tensor without dimensions belongs to all of them."""
+    return on_tensors(value, lambda x: x[index] if x.dim() else x)
+
+
+def cut(batch: Examples, index: Any) -> Examples:
     """Some rows of a batch, by slice or index tensor."""
-    piece: Examples = on_tensors(batch, lambda x: x[rows] if x.dim() else x)
-    return Examples(piece.args, piece.kwargs, piece.targets, _count(piece.targets))
+    piece: Examples = rows(batch, index)
+    return dataclasses.replace(piece, examples=count(piece.targets))
 
 
 def merge(batches: list[Examples]) -> list[Examples]:

@@ -12,11 +12,14 @@ from typing import Any
 from tabulate import tabulate
 
 from sharpscope import plots
+from sharpscope.analyzers.curvature import Curvature
+from sharpscope.analyzers.density import Density
 from sharpscope.analyzers.masks import MaskOverlap
 from sharpscope.analyzers.profile import MaskProfile
 from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Surface
+from sharpscope.analyzers.track import Track
 from sharpscope.history import History
 from sharpscope.results import Result
 from sharpscope.store import Run, StoreError, collected, leaves
@@ -42,6 +45,9 @@ _FIGURES: dict[str, tuple[type[Result], Callable[..., Any]]] = {
     "r_ratio_course": (RatioSeries, plots.ratio_courses),
     "surfaces": (Surface, plots.surfaces),
     "spectra": (Spectrum, plots.spectra),
+    "densities": (Density, plots.densities),
+    "layers": (Curvature, plots.curvatures),
+    "tracks": (Track, plots.tracks),
     "masks": (MaskOverlap, plots.mask_overlaps),
     "mask_profiles": (MaskProfile, plots.mask_profiles),
 }

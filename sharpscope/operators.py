@@ -1,22 +1,49 @@
-"""Symmetric matrices known by their products with a vector."""
+"""Symmetric matrices known by their products with a vector, and their algebra.
+
+The curvature of a Problem comes as three of them: ``hessian``, ``ggn`` and ``fisher``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
-from torch import Tensor
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
 
+from sharpscope.examples import Examples
+from sharpscope.pieces import check_count
+from sharpscope.preflight import Noise, Plan, measure_noise, plan
 from sharpscope.problem import Problem
-from sharpscope.vectors import flatten, unflatten
+from sharpscope.products import Curvature, Hessian, Point, fisher_of, ggn_of, with_draws
+from sharpscope.sums import Sum, budget
+from sharpscope.vectors import flatten
 
-__all__ = ["Operator", "hessian"]
+__all__ = ["Noise", "Operator", "Plan", "fisher", "ggn", "hessian"]
+
+Where = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | nn.Module | str
 
 
 class Operator:
     """A symmetric (n, n) matrix A, given by ``v -> A v`` on vectors of shape (n,).
 
-    ``products`` counts how often A was applied.  ``Operator.of(matrix)`` wraps a dense matrix.
+    ``A @ v`` multiplies a vector (n,) or a block of columns (n, k).  ``products`` counts how often A was applied to a
+    vector; a sum or a restriction counts its own, and its parts count theirs.  ``A + B``, ``A - B``, ``2 * A`` and
+    ``-A`` are operators; ``A.restrict(where)`` keeps some coordinates; ``A.to_scipy()`` serves SciPy's solvers.
+
+    Args:
+        product: ``v -> A v`` for v of shape (n,), which must return a new tensor of the same shape and dtype.
+        size: n.
+        dtype: of the vectors.
+        device: of the vectors.
+        text: what the matrix is, in words, for figures, files and errors.
+        layout: the parameters by name, in the order of the coordinates; needed for names and layers in ``restrict``.
+        block: ``(n, k) -> A times it``, where that is cheaper than column by column.
+
+    ``plan`` says how products are computed (None where the product was given), ``noise`` how exact they are, relative
+    to the largest eigenvalue: residuals below ``noise.floor`` times it mean nothing.
 
     Example:
         >>> op = Operator.of(torch.diag(torch.tensor([3.0, 1.0])))
@@ -32,10 +59,15 @@ class Operator:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         text: str = "operator",
+        layout: Mapping[str, Tensor] | None = None,
+        block: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._product = product
+        self._product, self._block = product, block
         self.size, self.dtype, self.device, self.text = size, dtype, torch.device(device), text
+        self.layout = dict(layout or {})
         self.products = 0
+        self.plan: Plan | None = None
+        self.noise: Noise | None = None
 
     @staticmethod
     def of(matrix: Tensor, text: str = "matrix") -> Operator:
@@ -52,42 +84,289 @@ class Operator:
             raise ValueError("Operator.of got entries that are not finite, expected finite numbers: check the matrix")
         if bool((matrix - matrix.T).abs().max() > 1e-5 * matrix.abs().max()):
             raise ValueError("Operator.of got a matrix that is not symmetric, expected A = A^T: pass (A + A.T) / 2")
-        return Operator(matrix.mv, len(matrix), dtype=matrix.dtype, device=matrix.device, text=text)
+        return Operator(
+            matrix.mv, len(matrix), dtype=matrix.dtype, device=matrix.device, text=text, block=matrix.matmul
+        )
 
     def __matmul__(self, vector: Tensor) -> Tensor:
-        if vector.shape != (self.size,):
+        if vector.shape[:1] != (self.size,) or vector.dim() > 2:
             raise ValueError(
-                f"the {self.text} got a vector of shape {tuple(vector.shape)}, expected ({self.size},): "
-                f"flatten it in the order of the parameters"
+                f"the {self.text} got a vector of shape {tuple(vector.shape)}, expected ({self.size},) or "
+                f"({self.size}, k): flatten it in the order of the parameters"
             )
-        self.products += 1
-        product = self._product(vector)
+        self.products += 1 if vector.dim() == 1 else vector.shape[1]
+        if vector.dim() == 1:
+            product = self._product(vector)
+        elif self._block is not None:
+            product = self._block(vector)
+        else:
+            columns = [self._product(column.contiguous()) for column in vector.T]
+            product = torch.stack(columns, 1) if columns else torch.zeros_like(vector)
         if product.shape != vector.shape or product.dtype != self.dtype:
             raise ValueError(
                 f"a product of the {self.text} got {product.dtype} of shape {tuple(product.shape)}, "
-                f"expected {self.dtype} of shape ({self.size},): return A v like v"
+                f"expected {self.dtype} of shape {tuple(vector.shape)}: return A v like v"
             )
         return product
 
+    def __add__(self, other: Operator) -> Operator:
+        if not isinstance(other, Operator):
+            return NotImplemented
+        if (self.size, self.dtype, self.device) != (other.size, other.dtype, other.device):
+            raise ValueError(
+                f"a sum got the {self.text} of size {self.size} ({self.dtype}, {self.device}) and the {other.text} of "
+                f"size {other.size} ({other.dtype}, {other.device}), expected the same: build both on one problem"
+            )
+        return self._like(lambda v: (self @ v) + (other @ v), f"{self.text} + {other.text}")
+
+    def __mul__(self, factor: float) -> Operator:
+        if isinstance(factor, bool) or not isinstance(factor, (int, float, np.integer, np.floating)):
+            return NotImplemented
+        number = float(factor)
+        if not np.isfinite(number):
+            raise ValueError(f"the {self.text} got the factor {number}, expected a finite number: change the factor")
+        inside = f"({self.text})" if " + " in self.text else self.text
+        found = self._like(lambda v: (self @ v) * number, f"{number:g} * {inside}")
+        found.noise = self.noise
+        return found
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Operator:
+        return self * -1.0
+
+    def __sub__(self, other: Operator) -> Operator:
+        return self + -other if isinstance(other, Operator) else NotImplemented
+
+    def restrict(self, where: Where) -> Operator:
+        """P A P, of the same size: the rows and columns that ``where`` names are kept, all others are zero.
+
+        Args:
+            where: a boolean tensor (n,); a list of boolean tensors, one per parameter, or a dictionary of them by name
+                (a parameter that it leaves out is not kept); a layer (``torch.nn.Module``) of the model; or a name
+                pattern such as ``"layer1.*"``.
+
+        Raises ValueError for a mask of another shape or dtype, a pattern or layer without a parameter among the
+        coordinates, and names where the operator knows none.
+
+        Example:
+            >>> op = Operator.of(torch.tensor([[2.0, 1.0], [1.0, 3.0]]))
+            >>> op.restrict(torch.tensor([True, False])) @ torch.ones(2)
+            tensor([2., 0.])
+        """
+        kept = _mask(self, where).to(self.device)
+        inside = f"({self.text})" if " + " in self.text else self.text
+        text = f"{inside}, restricted to {_words(where, int(kept.sum()), self.size)}"
+
+        def product(vector: Tensor) -> Tensor:
+            mask = kept if vector.dim() == 1 else kept[:, None]
+            return (self @ (vector * mask)) * mask
+
+        return self._like(product, text)
+
+    def to_scipy(self) -> LinearOperator:
+        """The same matrix for ``scipy.sparse.linalg``: products go to the device and back, and count.
+
+        Example:
+            >>> from scipy.sparse.linalg import eigsh
+            >>> op = Operator.of(torch.diag(torch.arange(1.0, 9.0)))
+            >>> float(eigsh(op.to_scipy(), k=1, which="LA", v0=np.ones(8, "float32"))[0][0].round(4))
+            8.0
+        """
+        kind = np.dtype(np.float64 if self.dtype == torch.float64 else np.float32)
+
+        def product(array: np.ndarray) -> np.ndarray:
+            vector = torch.as_tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
+            found: np.ndarray = (self @ vector).cpu().to(torch.float64).numpy().astype(kind)
+            return found
+
+        def vector_product(array: np.ndarray) -> np.ndarray:
+            return product(array.reshape(-1))
+
+        shape = (self.size, self.size)
+        return LinearOperator(shape, matvec=vector_product, rmatvec=vector_product, matmat=product, dtype=kind)
+
+    def measure_noise(self) -> Noise:
+        """``noise``, measured with four products (which count) where it is not known yet.
+
+        Curvatures know theirs, and a multiple of an operator knows its operator's.
+        """
+        if self.noise is None:
+            self.noise = measure_noise(self.__matmul__, self.size, self.dtype, self.device)
+        return self.noise
+
+    def _like(self, product: Callable[[Tensor], Tensor], text: str) -> Operator:
+        return Operator(
+            product, self.size, dtype=self.dtype, device=self.device, text=text, layout=self.layout, block=product
+        )
+
     def __repr__(self) -> str:
-        return f"Operator({self.text}, size={self.size}, dtype={self.dtype}, device={self.device})"
+        how = f", mode={self.plan.how!r}" if self.plan else ""
+        cost = f", {self.plan.cost:.2g} gradients a product" if self.plan and self.plan.cost == self.plan.cost else ""
+        return f"Operator({self.text}, size={self.size}, dtype={self.dtype}, device={self.device}{how}{cost})"
 
 
-def hessian(problem: Problem) -> Operator:
-    """The Hessian of L at the model's current weights, over its trainable parameters, in their order and dtype.
+def _mask(operator: Operator, where: Where) -> Tensor:
+    """(n,) bool: which coordinates ``where`` keeps."""
+    if isinstance(where, Tensor):
+        parts: list[Tensor] = [where]
+        expected: list[tuple[int, ...]] = [(operator.size,)]
+    elif not operator.layout:
+        raise ValueError(
+            f"the {operator.text} got restrict({type(where).__name__}) and knows no parameter names, expected a "
+            f"boolean tensor of shape ({operator.size},): give it layout= or a mask"
+        )
+    elif isinstance(where, (nn.Module, str)):
+        return _named(operator, where)
+    else:
+        tensors = list(operator.layout.values())
+        if isinstance(where, Mapping):
+            if unknown := [name for name in where if name not in operator.layout]:
+                raise ValueError(
+                    f"the {operator.text} got a mask of {unknown[0]!r}, expected names among {_some(operator)}: "
+                    f"change the name"
+                )
+            empty = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in operator.layout.items()}
+            parts = list({**empty, **where}.values())
+        else:
+            parts = list(where)
+        expected = [tuple(p.shape) for p in tensors]
+    shapes = [tuple(part.shape) for part in parts]
+    if shapes != expected:
+        wrong = next((pair for pair in zip(shapes, expected, strict=False) if pair[0] != pair[1]), None)
+        got, wanted = wrong or (f"{len(parts)} tensors", f"{len(expected)}")
+        raise ValueError(
+            f"the {operator.text} got a mask of {f'shape {got}' if wrong else got}, expected {wanted}: "
+            f"make it of the shapes of the parameters"
+        )
+    if other := [part.dtype for part in parts if part.dtype != torch.bool]:
+        raise ValueError(f"the {operator.text} got a mask of {other[0]}, expected torch.bool: use mask.bool()")
+    return flatten(part.to(operator.device) for part in parts)
 
-    Each product is a double backward over all data (eval mode, no augmentation, no weight decay), summed batch by batch
-    and divided once by the exact denominator.
+
+def _named(operator: Operator, where: nn.Module | str) -> Tensor:
+    if isinstance(where, str):
+        chosen = [fnmatchcase(name, where) for name in operator.layout]
+    else:
+        inside = {id(p) for p in where.parameters()}
+        chosen = [id(p) in inside for p in operator.layout.values()]
+    if not any(chosen):
+        what = f"the pattern {where!r}" if isinstance(where, str) else f"a layer {type(where).__name__}"
+        raise ValueError(
+            f"the {operator.text} got {what} that holds none of its parameters, expected some among "
+            f"{_some(operator)}: change the {'pattern' if isinstance(where, str) else 'layer'}"
+        )
+    taken = zip(operator.layout.values(), chosen, strict=True)
+    return torch.cat([torch.full((p.numel(),), take, dtype=torch.bool) for p, take in taken])
+
+
+def _some(operator: Operator) -> str:
+    names = list(operator.layout)
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+
+
+def _words(where: Where, kept: int, size: int) -> str:
+    if isinstance(where, str):
+        return f"{where} ({kept} of {size})"
+    return f"{type(where).__name__} ({kept} of {size})" if isinstance(where, nn.Module) else f"{kept} of {size}"
+
+
+def hessian(
+    problem: Problem, *, at: Sequence[Tensor] | None = None, mode: str = "auto", memory: int | None = None
+) -> Operator:
+    """The Hessian of L over the trainable parameters, in their order and dtype, at the model's current weights.
+
+    Products sum over all data (eval mode, no augmentation, no weight decay) and divide once by the exact denominator.
+    Weights and buffers are copied: training on does not change the operator.
+
+    Args:
+        problem: model, loss and data.
+        at: other weights, one tensor per parameter.
+        mode: how a product is computed.  "auto" tries every way on a few examples, compares each with a finite
+            difference and takes the fastest correct one; "untimed" takes the first correct one, the same on every run;
+            or "reverse-over-forward", "forward-over-reverse", "double-backward", "finite-differences" (a last resort:
+            it is inexact), or the text ``operator.plan.how`` of another operator, which repeats its products exactly.
+        memory: bytes for what products have in common and keep from one to the next (never fewer examples at a time
+            than 32, for its sake); by default a quarter of the memory of the device, at most 4 GiB.  A choice of speed
+            and never of the result; 0 keeps nothing.
+
+    Raises ProblemError for a loss that is not finite, differs between two evaluations or depends on batches by
+    BatchNorm, and for a mode that does not work for the model; ValueError for another mode.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
-        >>> hessian(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1)))) @ torch.ones(1)
+        >>> op = hessian(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1))))
+        >>> op @ torch.ones(1), op.plan.mode
+        (tensor([8.]), 'reverse-over-forward')
+    """
+    return _of(Hessian(Point(problem, at)), problem.batches, mode, memory)
+
+
+def ggn(
+    problem: Problem, *, at: Sequence[Tensor] | None = None, mode: str = "auto", memory: int | None = None
+) -> Operator:
+    """The generalised Gauss-Newton matrix J^T M J: J the Jacobian of the outputs, M the Hessian of the loss in them.
+
+    It is the Hessian without the curvature of the model (Schraudolph 2002), positive semi-definite where the loss is
+    convex in the outputs.  Outputs may be a tensor, or tuples and dicts of tensors.  Arguments and errors are those of
+    ``hessian``; there is no "forward-over-reverse".
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> ggn(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1)))) @ torch.ones(1)
         tensor([8.])
     """
-    at = [w.clone() for w in problem.weights]
+    return _of(ggn_of(Point(problem, at)), problem.batches, mode, memory)
 
-    def product(vector: Tensor) -> Tensor:
-        return flatten(problem.hessian_product(unflatten(vector, at), at))
 
-    text = f"Hessian of {problem.describe()}"
-    return Operator(product, problem.size, dtype=problem.dtype, device=problem.device, text=text)
+def fisher(
+    problem: Problem,
+    kind: str = "empirical",
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    at: Sequence[Tensor] | None = None,
+    mode: str = "auto",
+    memory: int | None = None,
+) -> Operator:
+    """A Fisher matrix: the sum of g g^T over examples, divided by the denominator of L.
+
+    ``kind="empirical"``: g is the gradient of the example's own numerator in L (for a loss over positions the sum over
+    them, for class weights the weighted loss), so L's gradient is the sum of the g over the same denominator.
+    ``kind="model"``: targets are drawn from the model's own prediction, ``samples`` for every example, once; the mean
+    over draws is the GGN, also with class weights, ignored targets and label smoothing (Kunstner et al. 2019 on why
+    the two differ).  It needs cross_entropy, mse_loss or binary_cross_entropy_with_logits on one tensor of outputs.
+
+    Other arguments and errors are those of ``hessian``; there is no "forward-over-reverse".
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False).requires_grad_()
+        >>> _ = torch.nn.init.ones_(model.weight)
+        >>> fisher(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1)))) @ torch.ones(1)
+        tensor([64.])
+    """
+    check_count("fisher", "samples", samples)
+    point = Point(problem, at)
+    if kind == "empirical":
+        return _of(fisher_of(point, "empirical Fisher", False), problem.batches, mode, memory)
+    if kind != "model":
+        raise ValueError(f'fisher got kind={kind!r}, expected "empirical" or "model": change kind')
+    name = f"model Fisher ({samples} sample{'s' if samples > 1 else ''}, seed {seed})"
+    curvature = fisher_of(point, name, True)
+    return _of(curvature, with_draws(point, samples, seed), mode, memory)
+
+
+def _of(curvature: Curvature, batches: list[Examples], mode: str, memory: int | None) -> Operator:
+    problem, room = curvature.point.problem, budget(curvature.point.problem.device, memory)
+    chosen = plan(curvature, batches, mode, room)
+    laid = curvature.at(curvature.point.stored(chosen.channels_last))
+    operator = Operator(
+        Sum(laid, batches, chosen.mode, chosen.size, room, chosen.taped),
+        problem.size,
+        dtype=problem.dtype,
+        device=problem.device,
+        text=f"{curvature.name} of {problem.describe()}",
+        layout=problem.parameters,
+    )
+    operator.plan, operator.noise = chosen, chosen.noise
+    return operator

@@ -7,7 +7,8 @@ so there is nothing to restore after an exception.  Buffers, modes, gradients an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from sharpscope.examples import Examples, ProblemError, as_batches, cut, merge, on_tensors
+from sharpscope.examples import Examples, ProblemError, as_batches, check_fixed, cut, merge, on_tensors
 from sharpscope.losses import Objective
 from sharpscope.pieces import check_count
 from sharpscope.vectors import Vec
@@ -35,14 +36,17 @@ class Problem:
         loss: ``loss(outputs, targets) -> 0-dim tensor``.  Losses of torch are weighted exactly (see ``losses.py``); any
             other callable must return the mean over the examples of its batch.
         data: ``(inputs, targets)`` tensors, a ``Dataset``, a ``DataLoader`` or a list of batches.  A batch is
-            ``(inputs, targets)``, where inputs may be a tensor, a tuple (positional arguments) or a dict (keyword
-            arguments); or one dict, which is passed to the model whole and to the loss as targets.
+            ``(inputs, targets)``, where inputs may be a tensor, ``model(inputs)``; a tuple or list of positional
+            arguments, ``model(*inputs)``; or a dict of keyword arguments, ``model(**inputs)``.  A batch that is one
+            dict is both: ``loss(model(**batch), batch)``.  Read once, when the problem is made, in the order given.
         batch_size: examples per evaluation for tensors and Datasets; a choice of speed and memory, never of the result.
             ``None`` suits the input size.
         denominator: ``denominator(outputs, targets) -> float`` for a callable whose mean is not over examples.
 
-    All of the data is kept on the model's device.  Raises ProblemError for a model without trainable parameters, no
-    data, mixed or mismatched dtypes or devices; a loss that is not one finite number is reported where it is evaluated.
+    All of the data is kept on the model's device.  Raises ProblemError for a model without trainable parameters; no
+    data, or data that are random (augmentation, a loader that shuffles and drops what is left over); mixed or
+    mismatched dtypes or devices; and, where it is evaluated, for inputs that are not the model's arguments and a loss
+    that is not one number.
 
     Example:
         >>> problem = Problem(nn.Linear(2, 2), nn.CrossEntropyLoss(), (torch.zeros(3, 2), torch.tensor([0, 1, 1])))
@@ -67,20 +71,27 @@ class Problem:
         self.names: tuple[str, ...] = tuple(trainable)
         self._parameters = tuple(trainable.values())
         self.device, self.dtype = _one_place(trainable)
+        self.plans: dict[tuple[str, str, int], Any] = {}  # how its curvatures are multiplied, by kind, mode and memory
         self.epoch: int | None = None  # steps of one pass through the data, where a DataLoader says so
         if isinstance(data, DataLoader):
             self.epoch = len(data)
         with torch.random.fork_rng(devices=[]):  # a DataLoader draws its seeds from the global state
-            self._batches = [on_tensors(batch, lambda x: x.to(self.device)) for batch in as_batches(data, batch_size)]
-        self.examples = sum(batch.examples for batch in self._batches)
+            check_fixed(data)
+            self.batches = [on_tensors(batch, lambda x: x.to(self.device)) for batch in as_batches(data, batch_size)]
+        self.examples = sum(batch.examples for batch in self.batches)
         if not self.examples:
             raise ProblemError("the data holds no example, expected at least one: check the data set or its filter")
-        _check_dtype(self._batches[0], self.dtype)
+        _check_dtype(self.batches[0], self.dtype)
 
     @property
     def weights(self) -> Vec:
         """The model's own weights, detached (they share memory with the model)."""
         return [p.detach() for p in self._parameters]
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The trainable parameters of the model by name, in the order of the coordinates."""
+        return dict(zip(self.names, self._parameters, strict=True))
 
     @property
     def size(self) -> int:
@@ -93,6 +104,9 @@ class Problem:
             f"{type(self.model).__name__}, {self.objective.name}, {self.examples} examples, "
             f"eval mode, {str(self.dtype).removeprefix('torch.')}"
         )
+
+    def __repr__(self) -> str:
+        return f"Problem({self.describe()}, {self.size} parameters on {self.device}, {len(self.batches)} batches)"
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
@@ -120,9 +134,9 @@ class Problem:
         with self.guard(), torch.no_grad():
             weights = self.weights if at is None else at
             total, weight = 0.0, 0.0
-            for batch in self._batches:
+            for batch in self.batches:
                 if self.objective.kind:  # example by example: what surfaces sum too, and more exact in float32
-                    outputs = self._outputs(batch, weights)
+                    outputs = self.outputs(batch, weights)
                     total += float(self.objective.each(outputs, batch.targets).double().sum())
                     weight += float(self.objective.weight(outputs, batch.targets))
                 else:
@@ -138,7 +152,7 @@ class Problem:
         """
         with self.guard(), torch.no_grad():
             weights = self.weights if at is None else at
-            wrong = sum(_wrong(self._outputs(batch, weights), batch.targets) for batch in self._batches)
+            wrong = sum(_wrong(self.outputs(batch, weights), batch.targets) for batch in self.batches)
         return float(wrong / self.examples)
 
     def example_losses(self, at: Sequence[Tensor] | None = None) -> tuple[Tensor, float]:
@@ -146,8 +160,8 @@ class Problem:
         with self.guard(), torch.no_grad():
             weights = self.weights if at is None else at
             single, weight = [], 0.0
-            for batch in self._batches:
-                outputs = self._outputs(batch, weights)
+            for batch in self.batches:
+                outputs = self.outputs(batch, weights)
                 single.append(self.objective.each(outputs, batch.targets).double())
                 weight += float(self.objective.weight(outputs, batch.targets))
         return torch.cat(single), weight if self.objective.mean else 1.0
@@ -162,7 +176,7 @@ class Problem:
             weights = _leaves(self.weights if at is None else at)
             sums: Vec = [torch.zeros_like(w) for w in weights]
             total, weight = 0.0, 0.0
-            for batch in self._batches:
+            for batch in self.batches:
                 numerator, denominator = self._sum(batch, weights)
                 if numerator.requires_grad:
                     torch._foreach_add_(sums, _gradients(numerator, weights))
@@ -170,26 +184,6 @@ class Problem:
                 weight += float(denominator)
         torch._foreach_div_(sums, weight if self.objective.mean else 1.0)
         return self._divide(total, weight), sums
-
-    def hessian_product(self, vector: Sequence[Tensor], at: Sequence[Tensor] | None = None) -> Vec:
-        """H v at ``at`` by double backward, batch by batch; zeros where the loss is linear or unused."""
-        with self.guard(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            weights = _leaves(self.weights if at is None else at)
-            sums: Vec = [torch.zeros_like(w) for w in weights]
-            weight = 0.0
-            for batch in self._batches:
-                numerator, denominator = self._sum(batch, weights)
-                weight += float(denominator)
-                if not numerator.requires_grad:
-                    continue
-                first = _gradients(numerator, weights, create_graph=True)
-                used = [(g, v) for g, v in zip(first, vector, strict=True) if g.requires_grad]
-                if not used:
-                    continue
-                slope = torch.stack([torch.dot(g.flatten(), v.flatten()) for g, v in used]).sum()
-                torch._foreach_add_(sums, _gradients(slope, weights))
-        torch._foreach_div_(sums, weight if self.objective.mean else 1.0)
-        return sums
 
     def squared_gradients(self, samples: int | None = None, rng: torch.Generator | None = None) -> Vec:
         """Diagonal of the empirical Fisher: mean over examples of the squared gradient of the example's own loss.
@@ -242,21 +236,35 @@ class Problem:
 
     def _draw(self, samples: int | None, rng: torch.Generator | None) -> list[Examples]:
         if samples is None or samples >= self.examples:
-            return self._batches
+            return self.batches
         picked = torch.randperm(self.examples, generator=rng)[:samples].sort().values
         found, start = [], 0
-        for batch in self._batches:
+        for batch in self.batches:
             inside = picked[(picked >= start) & (picked < start + batch.examples)] - start
             start += batch.examples
             if len(inside):
                 found.append(cut(batch, inside.to(self.device)))
         return merge(found)
 
-    def _outputs(self, batch: Examples, weights: Sequence[Tensor]) -> Any:
-        return functional_call(self.model, dict(zip(self.names, weights, strict=True)), batch.args, batch.kwargs)
+    def outputs(self, batch: Examples, weights: Sequence[Tensor], buffers: Mapping[str, Tensor] | None = None) -> Any:
+        """Outputs of the model for a batch, with other weights and buffers in place of its own.
+
+        Raises ProblemError where the inputs of the batch are not the arguments of the model.
+        """
+        values = {**(buffers or {}), **dict(zip(self.names, weights, strict=True))}
+        try:
+            return functional_call(self.model, values, batch.args, batch.kwargs)
+        except TypeError as error:
+            raise _call_error(self.model, batch, error) from error
+
+    def numerator(self, outputs: Any, targets: Any, objective: Objective | None = None) -> Tensor:
+        """The losses of a batch, summed: a differentiable number.  Raises ProblemError for anything else."""
+        return self._checked(*(objective or self.objective).sum(outputs, targets))[0]
 
     def _sum(self, batch: Examples, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | float]:
-        numerator, denominator = self.objective.sum(self._outputs(batch, weights), batch.targets)
+        return self._checked(*self.objective.sum(self.outputs(batch, weights), batch.targets))
+
+    def _checked(self, numerator: Any, denominator: Tensor | float) -> tuple[Tensor, Tensor | float]:
         if not isinstance(numerator, Tensor):
             raise ProblemError(
                 f"the loss got a {type(numerator).__name__}, expected a tensor of one number: compute it with torch"
@@ -285,6 +293,20 @@ def _wrong(outputs: Any, targets: Any) -> int:
             f"numbers (examples,): it is defined for classification only"
         )
     return int((outputs.argmax(1) != targets).sum())
+
+
+def _call_error(model: nn.Module, batch: Examples, error: TypeError) -> Exception:
+    """The error of a model that got other arguments than it takes, in terms of how data become arguments."""
+    try:
+        inspect.signature(model.forward).bind(*batch.args, **batch.kwargs)
+    except TypeError as mismatch:
+        given = f"the keyword arguments {', '.join(batch.kwargs)}" if batch.kwargs else f"{len(batch.args)} arguments"
+        return ProblemError(
+            f"the model {type(model).__name__} got {given} ({mismatch}), expected those of its forward: a tuple of "
+            f"inputs becomes positional arguments, a dict keyword arguments, and a batch that is one dict goes to the "
+            f"model whole"
+        )
+    return error
 
 
 def _leaves(weights: Sequence[Tensor]) -> Vec:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,7 @@ import torch
 from torch import nn
 
 from sharpscope import data, models
-from sharpscope.analyzers.mask_profile import mask_profile
-from sharpscope.analyzers.masks import mask_overlap
-from sharpscope.analyzers.profile import MaskProfile
-from sharpscope.analyzers.ratio import GradientRatio, RatioSeries, gradient_ratio
-from sharpscope.analyzers.spectrum import Spectrum, spectrum
-from sharpscope.analyzers.surface import Surface, surface
-from sharpscope.ascent.perturbations import Ball
 from sharpscope.data import Images
-from sharpscope.packed import PackedMask
-from sharpscope.problem import Problem
-from sharpscope.results import Result
 from sharpscope.store import (
     Run,
     StoreError,
@@ -40,7 +29,7 @@ from sharpscope.store import (
 )
 from sharpscope.training import Epoch, Settings, train
 
-__all__ = ["ANALYSES", "Analysis", "Experiment", "analyze_run", "leaves", "problem_of", "train_run"]
+__all__ = ["Experiment", "made_by", "train_run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,134 +146,6 @@ def _train(
     run.prune(keep)
 
 
-def problem_of(run: Run, examples: int | None = None, step: int | None = None) -> Problem:
-    """The training loss around weights of a run, on its first ``examples`` training images, un-augmented.
-
-    The weights are the last ones, or those of the checkpoint at ``step``.
-    """
-    experiment = Experiment.of(run.config)
-    _last_step(run)
-    images = experiment.images()
-    network = experiment.network(images)
-    network.load_state_dict(run.checkpoint(step)["model"])
-    inputs, targets = images.train
-    return Problem(network, nn.CrossEntropyLoss(), (inputs[:examples], targets[:examples]))
-
-
-def _last_step(run: Run) -> int:
-    """Raises StoreError for a run without weights."""
-    if not run.checkpoints():
-        raise StoreError(
-            f"the run {run.path} has no checkpoint, expected one: train it with `sharpscope train --resume`"
-        )
-    return run.checkpoints()[-1]
-
-
-@dataclasses.dataclass(frozen=True)
-class Analysis:
-    """How to analyse a run; the defaults suit a laptop."""
-
-    examples: int | None = 2000  # first so many training images; None for all
-    k: int = 5
-    tol: float = 1e-3
-    resolution: int = 31
-    span: float = 1.0
-    rho: float = 0.1  # of the perturbation behind r
-    probes: int = 16  # products behind the diagonal of the Hessian in a mask's profile
-    seed: int = 0
-    progress: bool | None = None
-
-
-class _Loaded:
-    """The problem of a run, made when it is first asked for: reading the data takes longer than many an analysis."""
-
-    def __init__(self, run: Run, how: Analysis) -> None:
-        self._make = functools.cache(lambda: problem_of(run, how.examples))
-
-    def __call__(self) -> Problem:
-        return self._make()
-
-
-def _ratio(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
-    steps = run.mask_steps()
-    mask = run.masks(steps[-1]) if steps else None
-    return gradient_ratio(problem(), Ball(how.rho), mask=mask, seed=how.seed)
-
-
-def _ratio_course(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
-    steps = run.checkpoints()
-    if len(steps) < 2:
-        return None
-    found = []
-    last = problem()
-    for step in steps:
-        last.model.load_state_dict(run.checkpoint(step)["model"])
-        found.append(gradient_ratio(last, Ball(how.rho), seed=how.seed))
-    return RatioSeries.of("step", steps, found)
-
-
-def _mask_overlap(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
-    steps = run.mask_steps()
-    packed = {f"step {step}": PackedMask.of(run.masks(step)) for step in steps}  # a bit per entry, however many
-    return mask_overlap(packed, progress=how.progress) if steps else None
-
-
-def _mask_profile(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
-    steps = run.mask_steps()
-    if not steps:
-        return None
-    return mask_profile(
-        run.masks(steps[-1]), problem(), perturbation=Ball(how.rho), probes=how.probes, draws=1, tol=how.tol,
-        seed=how.seed, progress=how.progress,
-    )  # fmt: skip
-
-
-ANALYSES: dict[str, Callable[[Run, _Loaded, Analysis], Result | None]] = {
-    "spectrum": lambda run, problem, how: spectrum(problem(), how.k, how.tol, how.seed, progress=how.progress),
-    "surface": lambda run, problem, how: surface(
-        problem(), how.resolution, how.span, seed=how.seed, progress=how.progress
-    ),
-    "ratio": _ratio,
-    "ratio_course": _ratio_course,
-    "masks": _mask_overlap,
-    "mask_profile": _mask_profile,
-}
-
-
-def analyze_run(
-    run: Run, what: Iterable[str] = tuple(ANALYSES), how: Analysis = Analysis(), *, replace: bool = False
-) -> dict[str, Result]:
-    """Analyse the last weights of a run (of each child, if it has children) and keep the results in it.
-
-    An analysis that the run holds already is kept, unless ``replace``; one of other settings is refused.  Returns the
-    results of the run itself by name; "masks" and "mask_profile" are absent for a rule without a mask, "ratio_course"
-    where the run keeps fewer than two checkpoints.  The data is read only where something is to be computed.  Raises
-    StoreError for a run without weights, ValueError for a name that is not in ``ANALYSES``.
-    """
-    chosen = list(what)
-    unknown = [name for name in chosen if name not in ANALYSES]
-    if unknown:
-        raise ValueError(f"got the analysis {unknown[0]!r}, expected some of {', '.join(ANALYSES)}: change the name")
-    for child in run.children():
-        analyze_run(run.child(child), chosen, how, replace=replace)
-    if run.children():
-        return {}
-    missing = [name for name in chosen if replace or name not in run.result_names()]
-    problem = _Loaded(run, how)
-    for name in chosen:
-        if name not in missing:
-            _check_kept(run, name, how, problem)
-    if missing:
-        step = _last_step(run)
-        about = provenance(seed=how.seed, step=step, weights_digest=weights_digest(run.checkpoint(step)["model"]))
-        with run.lock():
-            for name in missing:
-                result = ANALYSES[name](run, problem, how)
-                if result is not None:
-                    run.add_result(name, result, replace, about)
-    return {name: run.results[name] for name in chosen if name in run.result_names()}
-
-
 @contextlib.contextmanager
 def _not_left_empty(run: Run) -> Iterator[None]:
     """Remove a run that fails before its first checkpoint: it holds nothing, and would only be in the way."""
@@ -311,39 +172,6 @@ def _check_network(network: nn.Module, name: str, images: Images) -> None:
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
     if shape != (min(2, len(images.train_targets)), len(images.classes)):
         raise models.ModelError(f"the model {name!r} got outputs {shape}, {problem}")
-
-
-def _settings_of(result: Result) -> dict[str, Any]:
-    """What a stored analysis was asked for."""
-    if isinstance(result, Spectrum):
-        about = result.operator.removeprefix("Hessian of ")
-        return {"k": len(result.eigenvalues), "tol": result.tol, "seed": result.seed, "problem": about}
-    if isinstance(result, Surface):
-        span = float(result.alpha[-1])
-        return {"resolution": len(result.alpha), "span": span, "seed": result.seed, "problem": result.problem}
-    if isinstance(result, GradientRatio):
-        return {"perturbation": result.perturbation, "problem": result.problem}
-    if isinstance(result, RatioSeries):
-        return {"perturbation": result.perturbations[0], "problem": result.problem}
-    if isinstance(result, MaskProfile):
-        kept = {"probes": result.probes, "seed": result.seed}
-        return kept | {"perturbation": result.perturbation, "problem": result.problem}
-    return {}
-
-
-def _check_kept(run: Run, name: str, how: Analysis, problem: _Loaded) -> None:
-    """Raise StoreError where a stored analysis is not the one that is asked for."""
-    asked: dict[str, Any] = {**dataclasses.asdict(how), "perturbation": repr(Ball(how.rho))}
-    for setting, value in _settings_of(run.results[name]).items():
-        if setting == "problem" and f", {how.examples} examples, " in value:
-            continue  # the rest of that text is the run's configuration, which cannot change: no need for the data
-        if setting == "problem":
-            asked["problem"] = problem().describe()  # there may be fewer images than asked for
-        if value != asked[setting]:
-            raise StoreError(
-                f"the run {run.path} holds the analysis {name!r} with {setting}={value!r}, expected "
-                f"{asked[setting]!r}: use --replace to compute it anew, or the same settings"
-            )
 
 
 def _check_same(run: Run, experiment: Experiment) -> None:

@@ -106,6 +106,8 @@ TASKS: dict[str, Task] = {
     "ce-mean": _classes(nn.CrossEntropyLoss(), "labels"),
     "ce-sum": _classes(nn.CrossEntropyLoss(reduction="sum"), "labels", mean=False),
     "ce-weights": _classes(nn.CrossEntropyLoss(weight=W), "labels", W),
+    "ce-weights-sum": _classes(nn.CrossEntropyLoss(weight=W, reduction="sum"), "labels", W, mean=False),
+    "ce-ignore-sum": _classes(nn.CrossEntropyLoss(ignore_index=1, reduction="sum"), "labels", None, 1, mean=False),
     "ce-ignore": _classes(nn.CrossEntropyLoss(ignore_index=1), "labels", None, 1),
     "ce-ignore-default": _classes(nn.CrossEntropyLoss(), "ignored"),
     "ce-smooth": _classes(nn.CrossEntropyLoss(label_smoothing=0.2), "labels", smooth=0.2),
@@ -317,6 +319,21 @@ class Dense:
         leaf = flat.detach().requires_grad_()
         slope = torch.autograd.grad(self.loss(leaf), leaf, create_graph=True)[0] @ vector
         return torch.autograd.grad(slope, leaf)[0]
+
+    def ggn(self, flat: Tensor) -> Tensor:
+        """(n, n): the sum over examples of J^T M J, M the Hessian of the example's numerator in its output."""
+        outputs = self.outputs(flat)
+        jacobian = torch.autograd.functional.jacobian(self.outputs, flat).reshape(len(self.targets), -1, len(flat))
+        total = torch.zeros(len(flat), len(flat), dtype=flat.dtype)
+        for output, target, rows_of in zip(outputs.detach(), self.targets, jacobian, strict=True):
+            middle = torch.autograd.functional.hessian(lambda o, t=target: self.task.each(o, t) + 0 * o.sum(), output)
+            total += rows_of.T @ middle.reshape(len(rows_of), len(rows_of)) @ rows_of
+        return total / self.task.total(self.targets)
+
+    def empirical_fisher(self, flat: Tensor) -> Tensor:
+        """(n, n): the sum of the squares of the examples' gradients over the denominator of the loss."""
+        jacobian = torch.autograd.functional.jacobian(self.numerators, flat)
+        return jacobian.T @ jacobian / self.task.total(self.targets)
 
     def forward_product(self, flat: Tensor, vector: Tensor) -> Tensor:
         """H v by forward-over-reverse: another way than double backward."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sharpscope.analyses import Analysis
 from sharpscope.demo import METHODS, PLANS, Plan, demo
 from sharpscope.figures import draw_run, members, table
-from sharpscope.runs import Analysis
 from sharpscope.store import Run, StoreError, create_run
 
 DIGITS = PLANS["digits"]

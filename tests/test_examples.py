@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, UserDict
+import random
+from collections import OrderedDict, UserDict, namedtuple
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from sharpscope.examples import Examples, ProblemError, as_batches, cut, merge, on_tensors
+from sharpscope.examples import Examples, ProblemError, as_batches, check_fixed, cut, merge, on_tensors, rows
 
 X, Y = torch.arange(10.0).view(5, 2), torch.arange(5)
 DATA = TensorDataset(X, Y)
@@ -94,6 +96,71 @@ def test_cut_and_on_tensors_reach_everything() -> None:
     doubled = on_tensors(batch, lambda x: x * 2)
     assert doubled.args[1][0].equal(X * 2)
     assert batch.args[1][0].equal(X)
+
+
+class Augmented(Dataset):
+    """Draws from the generator of its kind at every reading."""
+
+    def __init__(self, draw: Any, plain: bool = False) -> None:
+        self.draw, self.plain = draw, plain
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> Any:
+        x = self.draw() * torch.ones(2)
+        return {"x": x} if self.plain else (x, index)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(2)])
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("loader", [False, True])
+def test_augmentation_is_seen(draw: Any, plain: bool, loader: bool) -> None:
+    data = Augmented(draw, plain)
+    states = random.getstate(), str(np.random.get_state())
+    text = "gave two different examples for index 0, expected the same: take random augmentation out"
+    with pytest.raises(ProblemError, match=text):
+        check_fixed(DataLoader(data) if loader else data)
+    assert (random.getstate(), str(np.random.get_state())) == states
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DATA,
+        DataLoader(DATA, batch_size=2, shuffle=True),
+        DataLoader(DATA, batch_size=5, shuffle=True, drop_last=True),
+        DataLoader(DATA, batch_size=2, drop_last=True),
+        Augmented(lambda: torch.tensor(float("nan"))),
+        (X, Y),
+        [(X, Y)],
+    ],
+)
+def test_fixed_data_pass(data: Any) -> None:
+    check_fixed(data)
+
+
+def test_shuffling_that_drops_is_refused() -> None:
+    with pytest.raises(ProblemError, match="the DataLoader shuffles and drops 1 examples of every pass, expected the"):
+        check_fixed(DataLoader(DATA, batch_size=2, shuffle=True, drop_last=True))
+
+
+class Kept(dict):  # type: ignore[type-arg]
+    """A dict of a class of its own, with an attribute."""
+
+    note = ""
+
+
+def test_containers_keep_their_kind() -> None:
+    pair = namedtuple("pair", "a b")(X, [Y, "text"])
+    found = on_tensors(pair, lambda x: x + 1)
+    assert (type(found), found.b[1]) == (type(pair), "text")
+    assert found.b[0].equal(Y + 1)
+    kept = Kept(x=X)
+    kept.note = "mine"
+    piece = rows(kept, slice(0, 2))
+    assert (type(piece), piece.note, piece["x"].shape) == (Kept, "mine", (2, 2))
+    assert kept["x"] is X
 
 
 def test_merge() -> None:

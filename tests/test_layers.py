@@ -19,15 +19,19 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 ROWS: list[set[str]] = [
     # the ground: its modules may import each other, as long as there is no cycle
     {"vectors", "schedules", "results", "frames", "distributed", "progress"}
-    | {"bits", "packed", "pieces", "losses", "examples"},
+    | {"bits", "packed", "pieces", "losses", "examples", "tape"},
     {"history"},
     {"problem"},
+    {"products"},
+    {"sums"},
+    {"preflight"},
     {"operators", "ascent"},
     {"optimizers", "analyzers"},
     {"data", "models"},
     {"store", "plots"},
-    {"training", "figures"},
+    {"training", "figures", "resume"},
     {"runs"},
+    {"analyses"},
     {"demo", "recipes"},
     {"cli"},
     {"__main__"},

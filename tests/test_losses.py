@@ -112,3 +112,38 @@ def test_broadcasting_is_refused(loss: Any) -> None:
 )
 def test_names(loss: Any, name: str) -> None:
     assert Objective(loss).name == name
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "text"),
+    [
+        (
+            nn.CrossEntropyLoss(),
+            torch.zeros(4, 3),
+            torch.zeros(4),
+            r"targets of torch.float\d\d and shape \(4,\), expected class numbers of torch.int64 or probabilities",
+        ),
+        (F.cross_entropy, torch.zeros(2, 3), torch.tensor([1, 3]), "class numbers from 1 to 3, expected 0 to 2 for"),
+        (nn.CrossEntropyLoss(), torch.zeros(2, 3), torch.tensor([1, -1]), "class numbers from -1 to 1, expected 0 to"),
+        (nn.NLLLoss(), torch.zeros(2, 3, 5), torch.full((2, 5), 7), "class numbers from 7 to 7, expected 0 to 2 for"),
+    ],
+)
+def test_wrong_classes_are_told(loss: Any, outputs: Tensor, targets: Tensor, text: str) -> None:
+    for question in (Objective(loss).sum, Objective(loss).each):
+        with pytest.raises(ValueError, match=text):
+            question(outputs, targets)
+
+
+def test_other_errors_of_a_loss_stay() -> None:
+    with pytest.raises(ValueError, match="Expected input batch_size"):
+        Objective(nn.CrossEntropyLoss()).sum(torch.zeros(4, 3), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("name", [name for name, task in ALL.items() if task.denominator is None])
+def test_a_loss_of_another_dtype(name: str) -> None:
+    task = ALL[name]
+    targets = make_targets(task.targets, torch.Generator().manual_seed(0))
+    outputs = torch.randn(7, 3, *(targets.shape[1:] if task.targets == "positions" else ()))
+    narrow = Objective(task.loss).to(torch.float32)
+    found = narrow.sum(outputs.float(), targets.float() if targets.is_floating_point() else targets)[0]
+    assert float(found) == pytest.approx(float(Objective(task.loss).sum(outputs, targets)[0]), rel=1e-5)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from sharpscope.operators import fisher, ggn, hessian
 from sharpscope.problem import Problem, ProblemError
 from tests.reference_curvature import CASES, POSITION_TASKS, TASKS, Dense, Task, Two, make_case, make_targets, rows
 
@@ -64,13 +65,11 @@ def test_everything_agrees_with_a_loop_over_examples(case: str, task: str) -> No
     dense, problems = make(case, task)
     at = dense.point
     moved = at + 0.1 * torch.randn(len(at), generator=torch.Generator().manual_seed(1))
-    vector = torch.randn(len(at), generator=torch.Generator().manual_seed(2))
     expected = {
         "loss": dense.loss(at),
         "moved": dense.loss(moved),
         "numerators": dense.numerators(at),
         "gradient": dense.gradient(moved),
-        "product": dense.product(moved, vector),
         "fisher": dense.fisher(at),
     }
     if dense.task.denominator is None:  # the reference itself agrees with the user's loss of all the data at once
@@ -85,19 +84,7 @@ def test_everything_agrees_with_a_loop_over_examples(case: str, task: str) -> No
         value, gradient = problem.value_and_gradient(elsewhere)
         close(value, expected["moved"])
         close(flat(gradient), expected["gradient"])
-        close(flat(problem.hessian_product(unflat(vector, problem.weights), elsewhere)), expected["product"])
         close(flat(problem.squared_gradients()), expected["fisher"])
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_products_agree_with_the_dense_hessian(case: str) -> None:
-    dense, problems = make(case, "ce-weights")
-    matrix = dense.hessian(dense.point)
-    vector = torch.randn(len(matrix), generator=torch.Generator().manual_seed(2))
-    problem = problems["list"]
-    found = flat(problem.hessian_product(unflat(vector, problem.weights)))
-    close(found, matrix @ vector)
-    close(found, dense.forward_product(dense.point, vector))
 
 
 def test_the_loss_weighs_batches_not_their_means() -> None:
@@ -192,7 +179,9 @@ def test_a_batch_may_be_one_dict(kind: type) -> None:
         close(problem.loss(), plain.loss())
         close(flat(problem.gradient()), flat(plain.gradient()))
         close(problem.example_losses()[0], plain.example_losses()[0])
-        close(flat(problem.hessian_product(plain.weights)), flat(plain.hessian_product(plain.weights)))
+        point = flat(plain.weights)
+        close(hessian(problem) @ point, hessian(plain) @ point)
+        close(ggn(problem) @ point, ggn(plain) @ point)
         close(flat(problem.squared_gradients()), flat(plain.squared_gradients()))
         draw = torch.Generator().manual_seed
         close(flat(problem.squared_gradients(4, draw(1))), flat(plain.squared_gradients(4, draw(1))))
@@ -214,11 +203,13 @@ def test_a_batch_without_anything_counted_adds_nothing() -> None:
 
 def test_a_linear_function_has_no_curvature() -> None:
     problem = Problem(nn.Linear(2, 1), lambda outputs, targets: outputs.mean(), (torch.randn(3, 2), torch.zeros(3)))
-    assert all(not h.any() for h in problem.hessian_product(problem.weights))
+    for curvature in (hessian, ggn):
+        assert not (curvature(problem) @ flat(problem.weights)).any()
     constant = Problem(nn.Linear(2, 1), lambda outputs, targets: targets.mean(), (torch.randn(3, 2), torch.ones(3)))
     assert constant.loss() == 1.0
     assert all(not g.any() for g in constant.gradient())
-    assert all(not h.any() for h in constant.hessian_product(constant.weights))
+    for curvature in (hessian, ggn, fisher):
+        assert not (curvature(constant) @ flat(constant.weights)).any()
     assert all(not f.any() for f in constant.squared_gradients())
 
 
@@ -264,7 +255,10 @@ QUESTIONS = {
     "error": lambda p: p.error(),
     "example_losses": lambda p: p.example_losses(),
     "value_and_gradient": lambda p: p.value_and_gradient(),
-    "hessian_product": lambda p: p.hessian_product(p.weights),
+    "hessian": lambda p: hessian(p, mode="untimed") @ flat(p.weights),
+    "ggn": lambda p: ggn(p, mode="untimed") @ flat(p.weights),
+    "fisher": lambda p: fisher(p, mode="untimed") @ flat(p.weights),
+    "sampled fisher": lambda p: fisher(p, "model", mode="double-backward", memory=0) @ flat(p.weights),
     "squared_gradients": lambda p: p.squared_gradients(3, torch.Generator().manual_seed(0)),
 }
 
@@ -316,7 +310,7 @@ def test_the_model_is_left_bit_identical_when_the_loss_fails() -> None:
 
     problem = Problem(model, loss, data)
     before = portrait(model)
-    for question in set(QUESTIONS) - {"error"}:
+    for question in set(QUESTIONS) - {"error", "sampled fisher"}:
         with pytest.raises(KeyError, match="stop"):
             QUESTIONS[question](problem)
         assert portrait(model) == before
@@ -391,9 +385,51 @@ def test_a_bad_model_or_data_is_refused(arguments: Any, text: str) -> None:
 )
 def test_a_loss_that_is_not_one_number_is_refused(loss: Any, text: str) -> None:
     problem = Problem(nn.Linear(2, 3), loss, (torch.randn(4, 2), torch.tensor([0, 1, 2, 0])))
-    for question in ("loss", "value_and_gradient", "hessian_product"):
+    for question in ("loss", "value_and_gradient", "hessian", "ggn"):
         with pytest.raises(ProblemError, match=text):
             QUESTIONS[question](problem)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "text"),
+    [
+        (
+            nn.Linear(2, 3),
+            ((torch.zeros(3, 2), torch.zeros(3, 2)), torch.tensor([0, 1, 2])),
+            r"the model Linear got 2 arguments \(too many positional arguments\), expected those of its forward: a "
+            r"tuple of inputs becomes positional arguments, a dict keyword arguments",
+        ),
+        (
+            nn.Linear(2, 3),
+            {"x": torch.zeros(3, 2), "label": torch.tensor([0, 1, 2])},
+            r"the model Linear got the keyword arguments x, label \(missing a required argument: 'input'\), expected",
+        ),
+    ],
+)
+def test_inputs_that_are_no_arguments_are_told(model: nn.Module, data: Any, text: str) -> None:
+    problem = Problem(model, nn.CrossEntropyLoss(), data)
+    for question in ("loss", "value_and_gradient", "hessian"):
+        with pytest.raises(ProblemError, match=text):
+            QUESTIONS[question](problem)
+
+
+def test_an_error_inside_the_model_stays() -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x, x)  # type: ignore[call-arg]
+
+    with pytest.raises(TypeError, match="positional argument"):
+        Problem(Broken(2, 3), nn.CrossEntropyLoss(), (torch.zeros(1, 2), torch.tensor([0]))).loss()
+
+
+def test_a_data_set_that_augments_is_refused() -> None:
+    class Random(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            return tuple(x + torch.rand(()) if x.dim() else x for x in super().__getitem__(index))
+
+    data = Random(torch.zeros(3, 2), torch.tensor([0, 1, 2]))
+    with pytest.raises(ProblemError, match="gave two different examples for index 0, expected the same"):
+        Problem(nn.Linear(2, 3), nn.CrossEntropyLoss(), data)
 
 
 def test_nothing_to_divide_by_is_nan() -> None:
@@ -405,5 +441,6 @@ def test_description_and_sizes() -> None:
     dense, problems = make("tied", "ce-sum")
     problem = problems["list"]
     assert problem.describe() == "Tied, CrossEntropyLoss(sum), 7 examples, eval mode, float64"
+    assert repr(problem) == f"Problem({problem.describe()}, {problem.size} parameters on cpu, 3 batches)"
     assert problem.names == ("first.weight", "second.bias", "head.weight", "head.bias")
     assert (problem.size, problem.examples, problem.epoch) == (len(dense.point), 7, None)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from sharpscope.analyses import Analysis, analyze_run, problem_of
 from sharpscope.analyzers.masks import MaskOverlap
 from sharpscope.analyzers.profile import MaskProfile
 from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Surface
-from sharpscope.runs import Analysis, Experiment, analyze_run, leaves, problem_of, train_run
-from sharpscope.store import Run, StoreError, create_run, open_run
+from sharpscope.runs import Experiment, train_run
+from sharpscope.store import Run, StoreError, create_run, leaves, open_run
 from sharpscope.training import Settings
 
 QUICK = Experiment(Settings("ssam_d(0.1)", epochs=3, batch_size=64), train=128, test=64)

@@ -3,11 +3,15 @@
 Wu and Simon (2000), "Thick-restart Lanczos method for large symmetric eigenvalue problems", with every new product
 orthogonalised against the whole basis twice, so that no eigenvalue is found more than once and the projected matrix V^T
 A V is that of the basis at hand whatever it was started from.
+
+A basis of m vectors takes the memory of m + 2 vectors, the operator's own product aside: m, the next vector, and the
+product until it is copied; a restart mixes the basis in place, some columns at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +21,20 @@ from torch import Tensor
 from sharpscope.operators import Operator
 from sharpscope.vectors import generator
 
-__all__ = ["Ritz", "thick_restart"]
+__all__ = ["Ritz", "length", "quadrature", "thick_restart"]
+
+_CHUNK = 1 << 18  # entries of a vector that are copied at once
 
 
 @dataclass(frozen=True)
 class Ritz:
-    """Converged Ritz pairs, largest first."""
+    """Converged Ritz pairs: those of the upper end, largest first, then those of the lower end, smallest first."""
 
     values: np.ndarray  # (k,) float64
     slopes: np.ndarray  # (k,) float64, residual of each pair along ``tail``, signed
+    lost: np.ndarray  # (k,) float64, bound on the part of the residual that is not along ``tail``
     vectors: Tensor  # (k, n) unit rows
-    tail: Tensor  # (n,) unit vector along which all residuals of the recurrence lie
+    tail: Tensor  # (n,) unit vector along which the residuals of the recurrence lie
     restarts: int
 
 
@@ -39,86 +46,149 @@ def thick_restart(
     basis: int,
     most: int,
     tick: Callable[[], object] = lambda: None,
+    *,
+    low: int = 0,
+    start: Tensor | None = None,
+    starts: int = 1,
+    loose: bool = False,
 ) -> Ritz:
-    """The ``count`` largest (algebraic) Ritz pairs, each with residual <= tol |value|.
+    """The ``count`` largest and ``low`` smallest (algebraic) Ritz pairs, each with residual <= tol |value|.
 
     A value that is tiny beside the largest, below sqrt(machine epsilon) of it, is held to tol times that bound instead.
-    ``basis`` bounds the vectors kept, ``most`` the products; ``tick`` is called after each product.  Raises
-    ArithmeticError when ``most`` does not suffice or a product is not finite.
+    ``basis`` bounds the vectors kept, ``most`` the products; ``tick`` is called after each product.  ``start`` is where
+    to begin, a random vector if None; ``starts`` random directions must agree, the later ones drawn orthogonal to what
+    the earlier ones found.  ``loose``: of the innermost pair of each end it is enough to be told apart from the next
+    one outwards.  Raises ArithmeticError when ``most`` does not suffice or a product is not finite.
     """
-    krylov = _Krylov(operator, min(basis, operator.size), seed)
+    krylov = _Krylov(operator, min(basis, operator.size), generator("lanczos", seed), start)
+    least = min(count + low, operator.size)
     while True:
         krylov.extend()
         tick()
         values, slopes, mixing = krylov.solve()
-        floor = np.sqrt(krylov.epsilon) * np.abs(values).max()
-        small = np.abs(slopes[:count]) <= tol * np.maximum(np.abs(values[:count]), floor)
-        if krylov.filled >= count and krylov.complete(values[:count], bool(np.all(small))):
-            rows = krylov.rows(mixing[:, :count])
-            return Ritz(values[:count].copy(), slopes[:count].copy(), rows, krylov.tail.clone(), krylov.restarts)
+        ends = krylov.ends(count, low)
+        lost = np.abs(krylov.lost[:, : krylov.filled] @ mixing).sum(axis=0)
+        scales = np.maximum(np.abs(values[ends]), np.sqrt(krylov.epsilon) * np.abs(values).max())
+        bounds = np.abs(slopes[ends]) + lost[ends]
+        small = bounds <= tol * scales
+        if loose and len(ends) == count + low:
+            for last in {count - 1, count + low - 1} - {-1, 0, count}:
+                small[last] |= abs(values[ends[last]] - values[ends[last - 1]]) > bounds[last] + bounds[last - 1]
+        level, fine = 0.1 * tol * float(scales.min()), bool(np.all(bounds <= 0.2 * tol * scales))
+        if krylov.filled >= least and krylov.settled(values[ends], bool(np.all(small)), fine, level, starts):
+            krylov.mix(mixing[:, ends])
+            return Ritz(
+                values[ends].copy(), slopes[ends].copy(), lost[ends], krylov.vectors[: len(ends)], krylov.tail,
+                krylov.restarts,
+            )  # fmt: skip
         if krylov.spent >= most:
             raise ArithmeticError(
-                f"the spectrum got {most} products without reaching tol={tol:g} for {count} pairs (largest residual "
-                f"{np.abs(slopes[:count]).max():.3g}, lambda_1 {values[0]:.6g}), expected convergence: "
+                f"the spectrum got {most} products without reaching tol={tol:g} for {len(ends)} pairs (largest "
+                f"residual {np.abs(slopes[ends]).max():.3g}, lambda_1 {values[0]:.6g}), expected convergence: "
                 f"raise tol or max_products"
             )
         if krylov.filled == krylov.limit:
-            krylov.restart(min(count + (krylov.limit - count) // 3, krylov.limit - 2), values, mixing)
+            krylov.restart(count, low, values, mixing)
+
+
+def quadrature(
+    operator: Operator, start: Tensor, steps: int, seed: int = 0, tick: Callable[[], object] = lambda: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights, each (steps,) float64, of the Gauss quadrature of start^T f(A) start / |start|^2.
+
+    Exact for polynomials f of degree below 2 ``steps`` (Golub and Meurant).  Where the vector spans an invariant
+    subspace of fewer dimensions the last weights are 0 and their nodes NaN.
+    """
+    krylov = _Krylov(operator, min(steps, operator.size), generator("quadrature", seed), start)
+    going = True
+    while going and krylov.filled < krylov.limit:
+        going = krylov.extend()
+        tick()
+    values, _, mixing = krylov.solve()
+    nodes, weights = np.full(steps, np.nan), np.zeros(steps)
+    nodes[: len(values)], weights[: len(values)] = values, mixing[0] ** 2
+    return nodes, weights
+
+
+def length(vector: Tensor) -> float:
+    """Euclidean norm, summed in float64 without a copy of the vector."""
+    return math.sqrt(sum(float(torch.linalg.vector_norm(part.double())) ** 2 for part in vector.split(_CHUNK)))
 
 
 class _Krylov:
     """An orthonormal basis V, the projected matrix V^T A V, and one more unit vector (the tail) to multiply next."""
 
-    def __init__(self, operator: Operator, limit: int, seed: int) -> None:
-        self.operator, self.limit = operator, limit
-        self.random = generator("lanczos", seed)
+    def __init__(self, operator: Operator, limit: int, random: torch.Generator, start: Tensor | None = None) -> None:
+        self.operator, self.limit, self.random = operator, limit, random
         self.epsilon = float(torch.finfo(operator.dtype).eps)
-        self.vectors = torch.zeros(limit + 1, operator.size, dtype=operator.dtype, device=operator.device)
+        self.vectors = torch.empty(limit + 1, operator.size, dtype=operator.dtype, device=operator.device)
         self.projected = np.zeros((limit, limit))
+        self.lost = np.zeros((0, limit))  # of each basis vector u, along every tail that was given up: part of A u
         self.filled = self.restarts = self.spent = 0
         self.beta = 0.0
         self.coupling = np.zeros(0)  # u^T A tail of every basis vector u, as A u told
-        self.closed: np.ndarray | None = None  # top values when the basis last was an invariant subspace
-        self.since = 0  # products since then
-        self.vectors[0] = self._fresh()
+        self.found: np.ndarray | None = None  # what the former starting directions led to
+        self.agreed = self.since = self.needed = 0  # starts that led to it; products of this one; those it must make
+        if start is None:
+            self._fresh()
+        else:
+            self.vectors[0].copy_(start)
+            self.vectors[0] /= length(start)
 
     @property
     def tail(self) -> Tensor:
         return self.vectors[self.filled]
 
-    def extend(self) -> None:
-        """Multiply the tail, append the new column, and make a new tail from what is orthogonal to the basis."""
+    def extend(self) -> bool:
+        """Multiply the tail, append the new column, and make a new tail from what is orthogonal to the basis.
+
+        Returns False where nothing is: then the basis spans an invariant subspace, and the tail is a random direction
+        outside it.
+        """
         product = self.operator @ self.tail
-        length = float(torch.linalg.vector_norm(product.double()))
-        if not np.isfinite(length):
+        size = length(product)
+        if not math.isfinite(size):
             raise ArithmeticError(
                 f"a product of the {self.operator.text} is not finite, expected finite numbers: "
                 f"check the loss at these weights"
             )
-        used = self.vectors[: self.filled + 1]
+        used, rest = self.vectors[: self.filled + 1], self.vectors[self.filled + 1]
+        rest.copy_(product)
+        del product
         column = np.zeros(self.filled + 1)
         for _ in range(2):
-            share = used @ product
-            product = product - share @ used
+            share = used @ rest
+            rest.addmv_(used.T, share, alpha=-1.0)
             column += share.double().cpu().numpy()
-        self._check_symmetry(column, length)
+        self._check_symmetry(column, size)
         self.projected[: self.filled + 1, self.filled] = self.projected[self.filled, : self.filled + 1] = column
         self.filled += 1
         self.spent += 1
         self.since += 1
-        self.beta = float(torch.linalg.vector_norm(product.double()))
+        self.beta = length(rest)
         self.coupling = np.append(np.zeros(self.filled - 1), self.beta)
-        scale = max(length, float(np.abs(self.projected).max()))
-        if self.beta > 10.0 * self.epsilon * scale:
-            self.vectors[self.filled] = product / self.beta
-        else:  # the basis spans an invariant subspace: go on from a random direction outside it
-            self.beta, self.coupling[-1] = 0.0, 0.0
-            self.vectors[self.filled] = self._fresh() if self.filled < self.operator.size else 0.0
+        if self.beta > 10.0 * self.epsilon * max(size, float(np.abs(self.projected).max())):
+            rest /= self.beta
+            return True
+        self.branch()
+        return False
 
-    def _check_symmetry(self, column: np.ndarray, length: float) -> None:
+    def branch(self) -> None:
+        """Go on from a random direction orthogonal to the basis; what the tail stood for is booked as lost."""
+        given_up = np.zeros((1, self.limit))
+        given_up[0, self.filled - 1] = self.beta
+        self.lost = np.vstack([self.lost, given_up])
+        self.beta, self.coupling[-1] = 0.0, 0.0
+        if self.filled < self.operator.size:
+            self._fresh()
+        else:
+            self.tail.zero_()
+
+    def _check_symmetry(self, column: np.ndarray, size: float) -> None:
         """The products so far foretell u^T A tail for all u of the basis; other values are not of one matrix."""
-        error = float(np.abs(column[:-1] - self.coupling).max(initial=0.0))
-        if error > max(1e-2, 1e3 * self.epsilon) * max(length, float(np.abs(self.projected).max())):
+        unknown = np.abs(self.lost[:, : self.filled]).sum(axis=0)
+        error = float(np.maximum(np.abs(column[:-1] - self.coupling) - unknown, 0.0).max(initial=0.0))
+        if error > max(1e-2, 1e3 * self.epsilon) * max(size, float(np.abs(self.projected).max())):
             raise ArithmeticError(
                 f"the products of the {self.operator.text} are not those of one symmetric matrix (u^T A v and v^T A u "
                 f"differ by {error:.3g}), expected a deterministic loss: look for dropout, shuffling or autocast"
@@ -129,43 +199,72 @@ class _Krylov:
         values, mixing = np.linalg.eigh(self.projected[: self.filled, : self.filled])
         return values[::-1], self.beta * mixing[-1, ::-1], mixing[:, ::-1]
 
-    def complete(self, values: np.ndarray, small: bool) -> bool:
-        """Whether pairs with small residuals are also the top ones, as far as one starting vector can tell.
+    def ends(self, count: int, low: int) -> np.ndarray:
+        """Places of the wanted Ritz values: the first ``count``, and the last ``low`` from the end."""
+        last = self.filled - 1 - np.arange(min(low, self.filled))
+        return np.concatenate([np.arange(min(count, self.filled)), last]).astype(int)
 
-        In an invariant subspace every residual is zero and says nothing of further copies of a multiple eigenvalue.  So
-        when the basis closes, Lanczos goes on from a new random direction, until that closes too without a new value or
-        has gone as far as the first start would have needed.
+    def settled(self, values: np.ndarray, small: bool, fine: bool, level: float, starts: int) -> bool:
+        """Whether pairs with small residuals are also the outermost ones, as far as the starting vectors can tell.
+
+        One starting vector sees one vector of every eigenspace.  Where all that it sees has converged (the tail is
+        nothing beside ``level``), the residuals say nothing of further copies of a multiple eigenvalue.  Then Lanczos
+        goes on from a new random direction, until that ends without a new value too; so it does ``starts`` times in
+        any case, each time with residuals (``fine``) that leave room for those to come.
         """
         if self.filled == self.operator.size:
             return True
-        if self.beta == 0.0:
-            stable = self.closed is not None and len(self.closed) == len(values)
-            scale = np.sqrt(self.epsilon) * np.abs(values).max(initial=0.0)
-            finished = stable and bool(np.all(np.abs(self.closed - values) <= scale))
-            self.closed, self.since = values.copy(), 0
-            return finished
-        return small and (self.closed is None or self.since >= 2 * len(values) + 10)
+        whole = self.beta <= level
+        if not small or (not whole and self.since < self.needed):
+            return False
+        same = self.found is not None and len(self.found) == len(values)
+        scale = max(math.sqrt(self.epsilon) * float(np.abs(values).max(initial=0.0)), level)
+        same = same and bool(np.all(np.abs(self.found - values) <= scale))
+        agreed = self.agreed + 1 if same else 1
+        if agreed >= max(starts, 2 if whole or self.found is not None else 1):
+            return True
+        if not whole and not fine:
+            return False
+        self.agreed = agreed
+        self.needed = self.spent if self.found is None and not whole else 2 * len(values) + 10
+        self.found, self.since = values.copy(), 0
+        if self.beta:
+            self.branch()
+        return False
 
-    def rows(self, mixing: np.ndarray) -> Tensor:
-        """(columns, n) combinations of the basis vectors."""
+    def mix(self, mixing: np.ndarray) -> None:
+        """Replace the basis by (columns of ``mixing``) combinations of its vectors, in place; the tail follows them."""
         weights = torch.as_tensor(mixing.T.copy(), dtype=self.operator.dtype, device=self.operator.device)
-        return weights @ self.vectors[: self.filled]
+        kept, width = mixing.shape[1], max(1, _CHUNK // len(mixing))
+        for begin in range(0, self.operator.size, width):
+            part = self.vectors[:, begin : begin + width]
+            mixed, tail = weights @ part[: self.filled], part[self.filled].clone()
+            part[:kept] = mixed
+            part[kept] = tail
+        self.filled = kept
 
-    def restart(self, keep: int, values: np.ndarray, mixing: np.ndarray) -> None:
-        """Condense the basis to its ``keep`` top Ritz vectors; the tail stays."""
-        tail, slopes = self.tail.clone(), self.beta * mixing[-1, :keep]
-        self.vectors[:keep] = self.rows(mixing[:, :keep])
-        self.vectors[keep] = tail
+    def restart(self, count: int, low: int, values: np.ndarray, mixing: np.ndarray) -> None:
+        """Condense the basis to the Ritz vectors at the wanted ends and some more; the tail stays."""
+        spare = min((self.limit - count - low) // 3, self.limit - 2 - count - low)
+        more = spare * low // (count + low)
+        ends = self.ends(count + spare - more, low + more if low else 0)
+        self.coupling = self.beta * mixing[-1, ends]
+        lost, self.lost = self.lost[:, : self.filled] @ mixing[:, ends], np.zeros_like(self.lost)
+        self.lost[:, : len(ends)] = lost
+        self.mix(mixing[:, ends])
         self.projected[:] = 0.0
-        self.projected[:keep, :keep] = np.diag(values[:keep])
-        self.filled, self.coupling = keep, slopes
+        self.projected[: len(ends), : len(ends)] = np.diag(values[ends])
         self.restarts += 1
 
-    def _fresh(self) -> Tensor:
-        draw = torch.randn(self.operator.size, generator=self.random, dtype=torch.float64)
-        new = draw.to(self.operator.device, self.operator.dtype)
-        used = self.vectors[: self.filled]
+    def _fresh(self) -> None:
+        """A random unit vector orthogonal to the basis as tail."""
+        for part in self._parts():
+            part.copy_(torch.randn(len(part), generator=self.random, dtype=torch.float64))
+        used, new = self.vectors[: self.filled], self.tail
         for _ in range(2):
-            new = new - (used @ new) @ used
-            new = new / torch.linalg.vector_norm(new)
-        return new
+            if self.filled:
+                new.addmv_(used.T, used @ new, alpha=-1.0)
+            new /= length(new)
+
+    def _parts(self) -> Iterator[Tensor]:
+        yield from self.tail.split(_CHUNK)

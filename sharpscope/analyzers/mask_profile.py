@@ -193,7 +193,7 @@ _NOTHING = _Curvature()
 def _curvature(
     problem: Problem, mask: np.ndarray, probes: int, draws: int, tol: float, seed: int, progress: bool | None
 ) -> _Curvature:
-    operator = hessian(problem)
+    operator = hessian(problem, mode="untimed")
     chosen = torch.from_numpy(mask).to(operator.device)
     of_block: Callable[[Tensor, int], tuple[float, float]] = lambda which, salt: top_of_block(  # noqa: E731
         operator, which, tol, salt, progress

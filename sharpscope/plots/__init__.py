@@ -16,14 +16,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sharpscope.analyzers.curvature import Curvature
+from sharpscope.analyzers.density import Density
 from sharpscope.analyzers.masks import MaskOverlap
 from sharpscope.analyzers.profile import MaskProfile
 from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Line, Surface
+from sharpscope.analyzers.track import Track
 from sharpscope.history import History
 from sharpscope.plots.compare import lines, ratio_courses, ratio_histograms, spectra, surfaces, training_curves
 from sharpscope.plots.compare_masks import mask_overlaps, mask_profiles
+from sharpscope.plots.curvature import curvatures, draw_curvature, draw_track, tracks
+from sharpscope.plots.density import densities, draw_spectral_density
 from sharpscope.plots.files import save_figure
 from sharpscope.plots.history import draw_history
 from sharpscope.plots.masks import draw_masks
@@ -36,14 +41,19 @@ from sharpscope.results import Result, draw_with
 
 __all__ = [
     "STYLE",
+    "curvatures",
+    "densities",
+    "draw_curvature",
     "draw_history",
     "draw_line",
     "draw_masks",
     "draw_profile",
     "draw_ratio",
     "draw_series",
+    "draw_spectral_density",
     "draw_spectrum",
     "draw_surface",
+    "draw_track",
     "lines",
     "mask_overlaps",
     "mask_profiles",
@@ -54,6 +64,7 @@ __all__ = [
     "save_figure",
     "spectra",
     "surfaces",
+    "tracks",
     "training_curves",
 ]
 
@@ -61,6 +72,9 @@ __all__ = [
 _DRAWINGS: dict[type[Result], tuple[Callable[..., Axes], Callable[..., Figure], tuple[float, float]]] = {
     Spectrum: (draw_spectrum, spectra, (3.6, 2.7)),
     Surface: (draw_surface, surfaces, (4.0, 3.2)),
+    Density: (draw_spectral_density, densities, (4.4, 2.8)),
+    Curvature: (draw_curvature, curvatures, (7.0, 2.8)),
+    Track: (draw_track, tracks, (3.8, 2.7)),
     Line: (draw_line, lines, (3.8, 2.7)),
     GradientRatio: (draw_ratio, ratio_histograms, (4.8, 2.8)),
     RatioSeries: (draw_series, ratio_courses, (4.8, 2.8)),

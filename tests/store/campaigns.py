@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sharpscope.analyses import Analysis, analyze_run
 from sharpscope.history import History, Steps
-from sharpscope.runs import Analysis, Experiment, analyze_run, train_run
+from sharpscope.runs import Experiment, train_run
 from sharpscope.store import Run, StoreError, create_run, is_run, open_run, pack_run, unpack_run, verify_run
 from sharpscope.store.nodes import digest
 from sharpscope.store.tree import encode

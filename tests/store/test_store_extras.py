@@ -111,7 +111,7 @@ def test_training_keeps_every_step_and_where_it_came_from(tmp_path: Path) -> Non
     assert {"host", "threads", "packages", "platform", "python", "sharpscope", "created"} < set(said)
     assert len(said.get("git_revision", "0" * 40).removesuffix("+changes")) == 40
     ss.store.run.Run.prune(run, 1)
-    from sharpscope.runs import Analysis, analyze_run
+    from sharpscope.analyses import Analysis, analyze_run
 
     analyze_run(run, ["ratio"], Analysis(examples=32))
     about = run.provenance("results/ratio")

@@ -8,7 +8,8 @@ from pathlib import Path
 import h5py
 
 import sharpscope
-from sharpscope.runs import Analysis, Experiment, analyze_run, train_run
+from sharpscope.analyses import Analysis, analyze_run
+from sharpscope.runs import Experiment, train_run
 from sharpscope.store import pack_run
 from sharpscope.store.parts import SCHEMA
 from sharpscope.training import Settings

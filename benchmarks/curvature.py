@@ -1,0 +1,291 @@
+"""``make bench-curvature``: certified spectra beside PyHessian and curvlinops, on a ResNet-20 trained on CIFAR-10.
+
+``python -m benchmarks.curvature 500`` runs one part: 500, 2000 (images), density, own, along, starts.  The trained
+network is kept in runs/bench-resnet20; SHARPSCOPE_CIFAR10 names the folder of the CIFAR-10 files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import eigsh
+from torch import nn
+from torch.func import functional_call, grad
+
+import sharpscope as ss
+from benchmarks.report import medians, write
+from sharpscope import models
+from sharpscope.analyses import problem_of
+from sharpscope.analyzers.lanczos import thick_restart
+from sharpscope.runs import Experiment, train_run
+from sharpscope.training import Settings
+
+ROOT = os.environ.get("SHARPSCOPE_CIFAR10", Path(__file__).resolve().parents[2] / "shared/data/cifar-10-batches-bin")
+RUN, LOSS = Path("runs/bench-resnet20"), nn.CrossEntropyLoss()
+
+
+def trained() -> ss.Run:
+    """ResNet-20 after ten epochs of SGD, with all its checkpoints."""
+    settings = Settings("sgd()", epochs=10, batch_size=128, lr=0.1)
+    return train_run(Experiment(settings, "cifar10", str(ROOT), "resnet20"), RUN, resume=True, keep=11)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def tensors(problem: ss.Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = problem.batches
+    return torch.cat([b.args[0] for b in batches]), torch.cat([b.targets for b in batches])
+
+
+def fastest_gradient(problem: ss.Problem, runs: int) -> float:
+    """Seconds of the fastest float32 gradient of the same images: layouts and batch sizes tried in turn."""
+    x, y = tensors(problem)
+    timed = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for size in (64, 125, 250, 500):
+            one = ss.Problem(problem.model, LOSS, (x.contiguous(memory_format=layout), y), batch_size=size)
+            timed[f"{layout} {size}"] = lambda one=one: seconds(one.gradient)
+    return min(medians(timed, runs=runs, warm=1).values())
+
+
+def curvlinops_operator(problem: ss.Problem, batch: int) -> Any:
+    from curvlinops import HessianLinearOperator
+
+    x, y = tensors(problem)
+    data = list(zip(x.split(batch), y.split(batch), strict=True))
+    return HessianLinearOperator(problem.model, LOSS, list(problem.model.parameters()), data, check_deterministic=False)
+
+
+def curvlinops_top(problem: ss.Problem, batch: int) -> tuple[np.ndarray, int, float]:
+    """Values, products and seconds of curvlinops under ARPACK, at its tol=1e-3."""
+    matrix, count = curvlinops_operator(problem, batch).to_scipy(dtype=np.float32), [0]
+    inner = matrix.matvec
+
+    def product(v: np.ndarray) -> np.ndarray:
+        count[0] += 1
+        return inner(v)
+
+    from scipy.sparse.linalg import LinearOperator
+
+    counted = LinearOperator(matrix.shape, matvec=product, dtype=np.float32)
+    start = np.random.default_rng(0).standard_normal(matrix.shape[0]).astype(np.float32)
+    began = time.perf_counter()
+    found = eigsh(counted, k=5, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)
+    return np.sort(found)[::-1], count[0], time.perf_counter() - began
+
+
+def pyhessian_top(problem: ss.Problem) -> tuple[np.ndarray, float]:
+    from pyhessian import hessian as theirs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        began = time.perf_counter()
+        found = theirs(problem.model, LOSS, data=tensors(problem), cuda=False).eigenvalues(tol=1e-3, top_n=5)[0]
+    for parameter in problem.model.parameters():
+        parameter.grad = None
+    return np.array(found), time.perf_counter() - began
+
+
+def shown(values: np.ndarray) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def top(images: int) -> None:
+    """Top five eigenvalues, to each tool's 1e-3."""
+    problem = problem_of(trained(), images)
+    problem.model.eval()
+    unit = fastest_gradient(problem, 5 if images <= 500 else 2)
+    began = time.perf_counter()
+    operator = ss.hessian(problem)
+    vector = torch.randn(operator.size)
+    operator @ vector
+    ready = time.perf_counter() - began
+    product = medians({"product": lambda: seconds(lambda: operator @ vector)}, runs=3, warm=0)["product"]
+    began = time.perf_counter()
+    ours = ss.spectrum(operator)
+    taken = time.perf_counter() - began
+    values, count, theirs = curvlinops_top(problem, 125)
+    rows = [
+        ("top 5 at residual 1e-3, check included: products", "<= 16", f"{ours.products}"),
+        ("the same, in fastest gradients", "<= 44", f"{taken / unit:.1f}"),
+        ("one product, in fastest gradients", "<= 2.7", f"{product / unit:.2f}"),
+        ("first product with its preparation, in fastest gradients", "", f"{ready / unit:.1f}"),
+        ("curvlinops + ARPACK, tol 1e-3: products", "", f"{count}"),
+        ("the same, in fastest gradients", "", f"{theirs / unit:.1f}"),
+        ("top 5: sharpscope / curvlinops + ARPACK", "<= 0.40", f"{taken / theirs:.2f}"),
+        ("sharpscope: lambda_1 ... lambda_5", "", shown(ours.eigenvalues)),
+        ("their residuals", "<= 1e-3 relative", " ".join(f"{r:.1e}" for r in ours.residuals / ours.eigenvalues)),
+        ("curvlinops + ARPACK: lambda_1 ... lambda_5", "", shown(values)),
+    ]
+    if images <= 500:
+        others, slow = pyhessian_top(problem)
+        rows += [
+            ("top 5: sharpscope / PyHessian, tol 1e-3", "<= 0.40", f"{taken / slow:.2f}"),
+            ("PyHessian: its five values", "", shown(others)),
+        ]
+    report(f"curvature, top 5, {images} images", rows)
+
+
+def density() -> None:
+    """One probe of 12 steps: every probe and step costs the same."""
+    from curvlinops.papyan2020traces.spectrum import lanczos_approximate_spectrum
+
+    problem, steps = problem_of(trained(), 500), 12
+    problem.model.eval()
+    operator = ss.hessian(problem)
+    operator @ torch.randn(operator.size)
+    other = curvlinops_operator(problem, 125).to_scipy(dtype=np.float32)
+
+    def theirs() -> None:
+        lanczos_approximate_spectrum(other, steps, num_points=1024, num_repeats=1, boundaries=(-10.0, 300.0))
+
+    found = medians(
+        {
+            "ours": lambda: seconds(lambda: ss.density(operator, 1, steps, top=0)),
+            "theirs": lambda: seconds(theirs),
+        },
+        runs=2,
+        warm=0,
+    )
+    ratio = f"{found['ours'] / found['theirs']:.2f}"
+    report("curvature, density", [(f"density, per probe of {steps} steps: sharpscope / curvlinops", "<= 0.6", ratio)])
+
+
+def own() -> None:
+    """Lanczos beside the products, and its memory."""
+    model = models.build("resnet18", (3, 32, 32), 10).eval()
+    images = 25
+    data = (torch.randn(images, 3, 32, 32), torch.arange(images) % 10)
+    operator = ss.hessian(ss.Problem(model, LOSS, data))
+    vector = torch.randn(operator.size)
+    operator @ vector
+    product = medians({"product": lambda: seconds(lambda: operator @ vector)}, runs=3, warm=0)["product"]
+    diagonal = torch.linspace(0, 1, operator.size) ** 8
+    bare = ss.Operator(lambda v: diagonal * v, operator.size, dtype=torch.float32)
+    multiply = medians({"product": lambda: seconds(lambda: bare @ vector)}, runs=9)["product"]
+
+    def run() -> None:
+        with contextlib.suppress(ArithmeticError):  # sixteen products are enough to measure
+            thick_restart(bare, 6, 1e-9, 0, 30, 16)
+
+    each = (seconds(run) - 16 * multiply) / 16
+    code = (
+        "import resource, torch, sharpscope as ss\n"
+        "from sharpscope.analyzers.lanczos import thick_restart\n"
+        "torch.set_num_threads(1)\n"
+        "n = 4_000_000; d = torch.linspace(0, 1, n) ** 8\n"
+        "op = ss.Operator(lambda v: d * v, n, dtype=torch.float32)\n"
+        "op @ torch.ones(n)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: thick_restart(op, 6, 1e-9, 0, 12, 60)\n"
+        "except ArithmeticError: pass\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (4 * n))\n"
+    )
+    vectors = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    report(
+        "curvature, Lanczos itself",
+        [
+            (
+                f"Lanczos beside the products, ResNet-18 (11 M), {images} images, 16 products",
+                "<= 5 % on 500 images",
+                f"{100 * each / product:.1f} % ({100 * each / product * images / 500:.1f} % on 500)",
+            ),
+            ("peak memory with a basis of 12, in vectors, product included", "<= 15", f"{vectors:.1f}"),
+        ],
+    )
+
+
+def along() -> None:
+    """lambda_1 at the ten checkpoints of the training, warm and cold."""
+    run = trained()
+    problems = {step: problem_of(run, 125, step) for step in run.checkpoints()}
+    warm, cold = (ss.track(problems, warm=choice) for choice in (True, False))
+    ratio = f"{warm.products.sum() / cold.products.sum():.2f}"
+    worst = np.abs(warm.eigenvalues / cold.eigenvalues - 1).max()
+    report(
+        "curvature, along training",
+        [
+            ("lambda_1 at ten checkpoints: products, warm / cold", "<= 0.5", ratio),
+            ("products, warm", "", " ".join(map(str, warm.products))),
+            ("products, cold", "", " ".join(map(str, cold.products))),
+            ("largest difference of lambda_1", "", f"{worst:.1e}"),
+        ],
+    )  # fmt: skip
+
+
+def starts() -> None:
+    """Two hundred random starts at three stages of an MLP on the digits: how many miss one of the top five."""
+    from sklearn.datasets import load_digits
+
+    torch.manual_seed(0)
+    digits = load_digits()
+    x, y = torch.tensor(digits.data / 16.0), torch.tensor(digits.target)
+    model = nn.Sequential(nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    names = list(model.state_dict())
+
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        parts = flat.split([p.numel() for p in model.parameters()])
+        weights = {n: f.view(p.shape) for n, f, p in zip(names, parts, model.parameters(), strict=True)}
+        return LOSS(functional_call(model, weights, (x[:600],)), y[:600])
+
+    rows = []
+    for step in range(151):
+        if step in (2, 8, 150):
+            at = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+            product = partial(directional, grad(loss), at)
+            eye = torch.eye(len(at), dtype=torch.float64)
+            columns = [torch.func.vmap(product)(rows_of) for rows_of in eye.split(200)]
+            matrix = torch.cat(columns)
+            matrix = (matrix + matrix.T) / 2
+            true = np.sort(np.linalg.eigvalsh(matrix.numpy()))[::-1][:5]
+            found = [ss.spectrum(ss.Operator.of(matrix.float()), seed=seed) for seed in range(200)]
+            missed = sum(bool((np.abs(one.eigenvalues - true) > one.residuals + 1e-6 * true[0]).any()) for one in found)
+            mean = np.mean([one.products for one in found])
+            rows.append((f"step {step}: missed of 200 random starts ({mean:.1f} products)", "0", f"{missed}"))
+        optimizer.zero_grad()
+        LOSS(model(x), y).backward()
+        optimizer.step()
+    report("curvature, 200 random starts", rows)
+
+
+def directional(gradient: Callable[..., Any], at: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return torch.func.jvp(gradient, (at,), (v,))[1]
+
+
+def report(section: str, rows: list[tuple[str, str, str]]) -> None:
+    write(
+        section,
+        [{"measure": text, "reach": reach, "measured": value} for text, reach, value in rows],
+        ("curvlinops-for-pytorch", "pyhessian"),
+    )
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "500": lambda: top(500),
+    "2000": lambda: top(2000),
+    "density": density,
+    "own": own,
+    "along": along,
+    "starts": starts,
+}
+
+
+if __name__ == "__main__":
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()

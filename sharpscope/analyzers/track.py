@@ -1,0 +1,82 @@
+"""Top eigenvalues along training: one spectrum per checkpoint, each begun where the one before ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sharpscope.analyzers.spectrum import Spectrum, spectrum
+from sharpscope.operators import Operator
+from sharpscope.problem import Problem
+from sharpscope.results import Result
+
+__all__ = ["Track", "track"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Track(Result):
+    """The k largest eigenvalues at each of t steps of a training."""
+
+    steps: np.ndarray  # (t,) int64, optimizer steps
+    eigenvalues: np.ndarray  # (t, k) float64, each row descending
+    residuals: np.ndarray  # (t, k) float64, theirs
+    products: np.ndarray  # (t,) int64, operator products spent at each step
+    tol: float  # requested residual, relative to each eigenvalue
+    seed: int  # of the random starting vectors
+    warm: bool  # whether each spectrum began at the vectors of the one before
+    operator: str  # what was analysed at the last step, in words
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """(t,): lambda_1 / lambda_k at each step."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.eigenvalues[:, 0] / self.eigenvalues[:, -1])
+
+
+def track(
+    problems: Mapping[int, Problem | Operator] | Iterable[tuple[int, Problem | Operator]],
+    k: int = 1,
+    tol: float = 1e-2,
+    seed: int = 0,
+    *,
+    warm: bool = True,
+    progress: bool | None = None,
+) -> Track:
+    """The k largest eigenvalues at every step of a training, each certified as by ``spectrum``.
+
+    Args:
+        problems: ``{step: problem}``, or pairs of them in order; of an iterator, one problem is held at a time.
+        k: how many eigenvalues.
+        tol: relative residual; at 1e-2 an eigenvalue is off by about 1e-4.
+        seed: of the starting vectors.
+        warm: begin at the Ritz vectors of the step before, and a share of a random direction for what they do not hold.
+        progress: show progress bars; None shows them on a terminal only.
+
+    Raises ValueError for no step or bad arguments, ArithmeticError as ``spectrum`` does.
+
+    Example:
+        >>> import torch
+        >>> ops = {step: Operator.of(torch.diag(torch.arange(9.0)) * (1 + step)) for step in range(3)}
+        >>> track(ops).eigenvalues[:, 0].round(2)
+        array([ 8., 16., 24.])
+    """
+    rows: list[tuple[int, np.ndarray, np.ndarray, int]] = []
+    last: Spectrum | None = None
+    for step, problem in problems.items() if isinstance(problems, Mapping) else problems:
+        last = spectrum(problem, k, tol, seed, vectors=warm, start=last if warm else None, progress=progress)
+        rows.append((int(step), last.eigenvalues, last.residuals, last.products))
+    if last is None:
+        raise ValueError("track got no step, expected at least one problem: keep checkpoints of the training")
+    steps, eigenvalues, residuals, products = zip(*rows, strict=True)
+    return Track(
+        steps=np.array(steps, dtype=np.int64),
+        eigenvalues=np.stack(eigenvalues),
+        residuals=np.stack(residuals),
+        products=np.array(products, dtype=np.int64),
+        tol=tol,
+        seed=seed,
+        warm=warm,
+        operator=last.operator,
+    )
