@@ -36,7 +36,7 @@ import torch
 
 from sharpscope.history import Steps
 from sharpscope.results import Result
-from sharpscope.store.backends import Backend, Folder, check_name, check_origin, kind_of, make_folder
+from sharpscope.store.backends import DRAWERS, Backend, Folder, check_name, check_origin, kind_of, make_folder
 from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import fsync_folder
 from sharpscope.store.locks import locked
@@ -202,9 +202,24 @@ class Run:
     def _read(self, name: str) -> tuple[Any, dict[str, Any]]:
         branch = self._backend.read(name)
         where, attributes = f"{self.path}/{name}", shown(branch.attributes)
-        if name != "run":
+        if name == "run":
+            self._check_owner(attributes.get("run_id"), where)
+        else:
             check_origin(attributes, name, self.attributes.get("run_id"), where)
         return decode(branch, where), attributes
+
+    def _check_owner(self, run_id: Any, where: str) -> None:
+        """Raise StoreError where run.h5 is of another run than the parts beside it; a few of them are asked."""
+        own = [name for name in self._backend.names() if name == "history" or name.split("/")[0] in DRAWERS]
+        owners = set()
+        for name in own[:3]:
+            with contextlib.suppress(StoreError):
+                owners.add(self._backend.header(name).get("run_id", run_id))
+        if owners and run_id not in owners:
+            raise StoreError(
+                f"{where}: got the run {run_id!r} beside parts of {owners.pop()!r}, expected one run: run.h5 comes "
+                f"from another run, put the right one back"
+            )
 
     def _write(self, name: str, tree: dict[Any, Any], attributes: dict[str, Any], replace: bool) -> None:
         path = self._folder().path / (name + ".h5")

@@ -278,8 +278,14 @@ def test_swapped_parts(tmp_path: Path) -> None:
         StoreError, match=r"history: got the part 'history' of the run '\w+', expected 'history' of '\w+': the file"
     ):
         _ = run.history
+    run = full_run(tmp_path / "third")
     save(history(2), run.path / "results" / "saved.h5")
     assert run.results["saved"] == history(2)
+    shutil.copy(other.path / "run.h5", run.path / "run.h5")
+    with pytest.raises(StoreError, match=r"run: got the run '\w+' beside parts of '\w+', expected one run: run\.h5"):
+        _ = open_run(run.path).config
+    shutil.copy(other.path / "history.h5", run.path / "history.h5")
+    assert open_run(run.path).config == CONFIG  # a part agrees, so those that do not are to blame
 
 
 def test_symbolic_links_are_not_followed(tmp_path: Path) -> None:
