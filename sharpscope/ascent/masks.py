@@ -147,8 +147,9 @@ class Evolving(Mask):
         moves = math.floor(probe.value(self.drop, 0, 1) * (1.0 - self.sparsity) * size + 1e-9)  # 0.1 * 100 is 9.999...
         moves = min(moves, size - count, count)
         worth = _flat_copy(probe.average(self.drop_by(g, probe)))
-        kept = _top_among(old, worth.neg_() if self.drop_largest else worth, count - moves)
-        grown = _top_among(~old, _flat_copy(probe.average(self.grow_by(g, probe))), moves)
+        free = ~old
+        kept = _top_among(old, free, worth.neg_() if self.drop_largest else worth, count - moves)
+        grown = _top_among(free, old, _flat_copy(probe.average(self.grow_by(g, probe))), moves)
         return unflatten(kept | grown, probe.params)
 
 
@@ -237,9 +238,9 @@ def _flat_copy(scores: Vec) -> Tensor:
     return flatten([_sortable(x) for x in scores])
 
 
-def _top_among(allowed: Tensor, scores: Tensor, count: int) -> Tensor:
-    """Exactly ``count`` ones at the largest scores among the allowed entries; ties go to the lower index.
+def _top_among(allowed: Tensor, barred: Tensor, scores: Tensor, count: int) -> Tensor:
+    """Exactly ``count`` ones at the largest scores among the allowed entries, not the barred; ties to the lower index.
 
     Uses ``scores`` up: at 11 M entries a fresh tensor costs more than the choice.
     """
-    return top(scores.masked_fill_(~allowed, -math.inf), count).logical_and_(allowed)
+    return top(scores.masked_fill_(barred, -math.inf), count).logical_and_(allowed)

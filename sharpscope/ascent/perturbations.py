@@ -86,7 +86,7 @@ class Ball(Perturbation):
         diagonal = self.metric.diagonal(probe)
         scaled = g if diagonal is None else multiply(diagonal, g)
         # rho / 0 would turn the zeros of a zero gradient into NaN
-        largest = min(torch.finfo(x.dtype).max for x in scaled)
+        largest = min(torch.finfo(dtype).max for dtype in {x.dtype for x in scaled})
         factor = (rho / norm(scaled)).clamp_max(largest)
         return Shift(g if diagonal is None else multiply(diagonal, scaled), factor)
 

@@ -253,7 +253,10 @@ class Probe:
         self.used = [used or g is not None for used, g in zip(self.used, found, strict=True)]
         for p in self.params:
             p.grad = None
-        return [torch.zeros_like(p) if g is None else _dense(g) for p, g in zip(self.params, found, strict=True)]
+        return [
+            torch.zeros_like(p) if g is None else _dense(g) if g.requires_grad or g.is_sparse else g
+            for p, g in zip(self.params, found, strict=True)
+        ]
 
     def _evaluated(self, rows: Tensor | None) -> Any:
         return self._closure() if rows is None and self._closure else self._rows_closure()(rows)
@@ -354,8 +357,7 @@ class _Listener:
 
 
 def _dense(g: Tensor) -> Tensor:
-    g = g.detach() if g.requires_grad else g
-    return g.to_dense() if g.is_sparse else g
+    return (g.to_dense() if g.is_sparse else g).detach()
 
 
 def _random_states(params: Sequence[Tensor]) -> list[Tensor]:
