@@ -153,7 +153,7 @@ def top(images: int) -> None:
 
 def power() -> None:
     """Top five eigenvalues beside PyHessian's power iteration, at its tol=1e-3."""
-    problem = problem_of(trained(), 250)
+    problem = problem_of(trained(), 125)
     problem.model.eval()
     operator = ss.hessian(problem)
     operator @ torch.randn(operator.size)
@@ -166,7 +166,7 @@ def power() -> None:
         ("sharpscope: lambda_1 ... lambda_5", "", shown(ours.eigenvalues)),
         ("PyHessian: its five values", "", shown(others)),
     ]
-    report("curvature, top 5, 250 images, beside PyHessian", rows)
+    report("curvature, top 5, 125 images, beside PyHessian", rows)
 
 
 def density() -> None:
@@ -187,7 +187,7 @@ def density() -> None:
             "ours": lambda: seconds(lambda: ss.density(operator, 1, steps, top=0)),
             "theirs": lambda: seconds(theirs),
         },
-        runs=2,
+        runs=1,
         warm=0,
     )
     ratio = f"{found['ours'] / found['theirs']:.2f}"
