@@ -83,6 +83,10 @@ def mask_profile(
     check_count("mask_profile", "probes", probes)
     if draws != 0 or isinstance(draws, bool):
         check_count("mask_profile", "draws", draws)
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"mask_profile got a {type(problem).__name__} as problem, expected a Problem: Problem(model, loss, data)"
+        )
     shapes = tuple(tuple(w.shape) for w in problem.weights)
     packed = as_packed(mask, "mask").arranged(problem.names, shapes, "the mask got other parameters than the model")
     unpacked = packed.unpack()
@@ -94,7 +98,7 @@ def mask_profile(
     for name, score in _scores(problem, resolve(perturbation, epoch=1, total=1), samples, seed, known):
         for field, value in _against(name, flat, score, cuts).items():
             rows.setdefault(field, []).append(value)
-    channels = [part.reshape(part.shape[0], -1).sum(axis=1) if part.ndim else part.reshape(1) for part in parts]
+    channels = [part.sum(axis=tuple(range(1, part.ndim))) if part.ndim else part.reshape(1) for part in parts]
     measured: dict[str, Any] = {field: np.array(values) for field, values in rows.items() if field != "scores"}
     return MaskProfile(
         layers=problem.names,

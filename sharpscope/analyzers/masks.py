@@ -248,6 +248,11 @@ def mask_overlap(
         >>> overlap.jaccard[0, 1].round(4), overlap.kappa[0, 1], overlap.turnover
         (np.float64(0.3333), np.float64(0.0), array([0.5]))
     """
+    if not isinstance(masks, Sequence | Mapping) or isinstance(masks, str | PackedMask):
+        raise TypeError(
+            f"mask_overlap got a {type(masks).__name__}, expected a list of masks, or a mapping of labels to masks: "
+            f"put them into a list"
+        )
     if isinstance(masks, Mapping):
         labels, masks = list(masks) if labels is None else labels, list(masks.values())
     names = [str(label) for label in (range(len(masks)) if labels is None else labels)]
@@ -256,6 +261,9 @@ def mask_overlap(
             f"mask_overlap got {len(masks)} masks and {len(names)} labels, expected at least one mask and as many "
             f"labels: give one label per mask"
         )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"mask_overlap got the label {twice!r} twice, expected one per mask: rename one")
     packed: list[PackedMask] = []
     for mask, name in zip(masks, names, strict=True):
         one = as_packed(mask, name)
@@ -287,7 +295,7 @@ def _divide(top: Any, bottom: Any) -> np.ndarray:
 
 
 def _chance(both: np.ndarray, a: np.ndarray, b: np.ndarray, d: np.ndarray) -> np.ndarray:
-    return _divide(a.astype(np.float64) * b, d)
+    return np.asarray(a.astype(np.float64) * b / np.maximum(d, 1))  # 0 in a layer without entries
 
 
 def _variance(a: np.ndarray, b: np.ndarray, d: np.ndarray) -> np.ndarray:

@@ -128,10 +128,18 @@ class MaskProfile(Result):
         """Does this mask select the sharp parameters?  One sentence, by the trace of the Hessian inside the mask.
 
         Yes where the mask holds more of the trace than random masks do, by two standard deviations of those and of the
-        estimate together.
+        estimate together; lambda_1 of the block is told and does not decide.  Not known where the trace is not clearly
+        positive.
         """
-        if np.isnan(self.trace_share):
-            return "not known: the profile was made without curvature, or the trace is 0"
+        if not 0.0 < self.density < 1.0:
+            return f"nothing to compare: the mask selects {'all' if self.density else 'none'} of the entries"
+        if np.isnan(self.trace):
+            return "not known: the profile was made without curvature"
+        if not self._has_shares:
+            return (
+                f"not known: trace(H) = {self.trace:.3g} +- {self.trace_error:.2g} is not positive, so that it has no "
+                f"shares{self._of_the_top('; the mask holds ')}"
+            )
         error = self.trace_share_error
         spread = float(np.hypot(error, np.nan_to_num(self.captured_deviation[self.scores.index(HESSIAN)])))
         excess = self.trace_share - self.density
@@ -141,9 +149,20 @@ class MaskProfile(Result):
         return (
             f"{verdict}: {100 * self.density:.3g} % of the entries hold {100 * self.trace_share:.3g}"
             + (f" +- {100 * error:.2g}" if error else "")
-            + f" % of trace(H) and {100 * self.top_share:.3g} % of lambda_1"
-            + (f" (random masks {100 * self.random_top_share:.3g} %)" if len(self.random_tops) else "")
+            + f" % of trace(H){self._of_the_top(' and ')}"
         )
+
+    @property
+    def _has_shares(self) -> bool:
+        """Whether the trace is clearly positive: a share of anything else compares nothing."""
+        return bool(self.trace > 2.0 * self.trace_error)
+
+    def _of_the_top(self, before: str) -> str:
+        if not self.top > 0.0:
+            return ""
+        count = len(self.random_tops)
+        drawn = f" (mean of {count} random mask{'s' if count > 1 else ''}: {100 * self.random_top_share:.3g} %)"
+        return f"{before}{100 * self.top_share:.3g} % of lambda_1{drawn if count else ''}"
 
     def table(self, style: str = "github") -> str:
         """The whole profile against random masks, as text; ``style`` is any table format of tabulate."""
@@ -160,12 +179,12 @@ class MaskProfile(Result):
                 rows.append(
                     [f"share of total, {name}", _percent(self.captured[i]), chance, best, _z(self.captured_z[i])]
                 )
-        if np.isfinite(self.trace_share):
+        if self._has_shares:
             mine = f"{_percent(self.trace_share)} +- {100 * self.trace_share_error:.1g}"
             where = self.scores.index(HESSIAN)
             chance = f"{_percent(self.density)} +- {100 * self.captured_deviation[where]:.1g}"
             rows.append(["share of trace(H)", mine, chance, "", _z(self.captured_z[where])])
-        if np.isfinite(self.top_share):
+        if self.top > 0.0:
             rows.append(
                 ["lambda_1 of the block / lambda_1", _percent(self.top_share), _percent(self.random_top_share), "", ""]
             )

@@ -289,7 +289,7 @@ def gradient_ratio(
         array([0.05, 0.1 ])
     """
     single = perturbation is None or not isinstance(perturbation, (list, tuple))
-    wanted: list[Any] = [perturbation or Ball(0.1)] if single else list(perturbation)  # type: ignore[arg-type]
+    wanted: list[Any] = [Ball(0.1) if perturbation is None else perturbation] if single else list(perturbation)  # type: ignore[arg-type]
     if not wanted:
         raise ValueError("gradient_ratio got no perturbation, expected at least one: give Ball(0.1)")
     for one in wanted:

@@ -50,7 +50,11 @@ class RatioRecorder:
         seed: int = 0,
     ) -> None:
         check_count("RatioRecorder", "every", every)
-        self.problem, self.perturbation, self.every = problem, perturbation or Ball(0.1), every
+        self.problem, self.perturbation, self.every = (
+            problem,
+            Ball(0.1) if perturbation is None else perturbation,
+            every,
+        )
         self.masks, self.base, self.seed = masks, base, seed
         self.steps: list[int] = []
         self.ratios: list[GradientRatio] = []
@@ -72,4 +76,6 @@ class RatioRecorder:
     @property
     def series(self) -> RatioSeries:
         """All ratios so far, over the steps; raises ValueError before the first."""
+        if not self.steps:
+            raise ValueError("RatioRecorder got no step yet, expected at least one: call it during training")
         return RatioSeries.of("step", self.steps, self.ratios)

@@ -376,3 +376,23 @@ def test_error_texts(masks: Any, labels: Any, text: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole text is compared)
         mask_overlap(masks, labels)
     assert str(caught.value) == text
+
+
+def test_a_label_that_stands_twice_is_refused() -> None:
+    masks = [{"w": torch.tensor([True, False])}] * 2
+    with pytest.raises(ValueError, match="got the label 'a' twice, expected one per mask: rename one"):
+        mask_overlap(masks, labels=["a", "a"])
+
+
+def test_a_layer_without_entries_changes_nothing() -> None:
+    masks = [{"b": np.array([1, 0, 1, 0], bool)}, {"b": np.array([1, 1, 0, 0], bool)}] * 2
+    with_empty = [{"a": np.zeros((0, 3), bool)} | mask for mask in masks]
+    plain, wider = mask_overlap(masks), mask_overlap(with_empty)
+    for name in ("stratified_z", "z", "kappa", "over_chance", "chance_intersection"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(wider, name))
+
+
+@pytest.mark.parametrize("bad", [None, 3, "ab", (mask for mask in ())])
+def test_what_is_no_collection_of_masks_is_told(bad: object) -> None:
+    with pytest.raises(TypeError, match="expected a list of masks, or a mapping of labels to masks"):
+        mask_overlap(bad)  # type: ignore[arg-type]

@@ -377,3 +377,56 @@ def test_error_texts() -> None:
         mask_profile(one, broken(2.0))
     with pytest.raises(ValueError, match=r"^a gradient is not finite, expected finite numbers"):
         mask_profile(one, broken(2.0), curvature=False)
+
+
+def diagonal_problem(curvatures: list[float]) -> Problem:
+    """A problem whose Hessian is diagonal, with the curvatures that are given."""
+    d = torch.tensor(curvatures)
+
+    class Bowl(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.linspace(0.1, 1.0, len(d)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0.0 * x + (0.5 * d * self.w**2).sum()
+
+    return Problem(Bowl(), lambda outputs, targets: (outputs - targets).mean(), (torch.zeros(2, 1), torch.zeros(2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("curvatures", "text"),
+    [
+        (
+            [5.0, -3.0, 1.0, -9.0],
+            r"not known: trace\(H\) = -6 \+- 0 is not positive.*; the mask holds 100 % of lambda_1",
+        ),
+        (
+            [5.0, -3.0, 1.0, -3.0],
+            r"not known: trace\(H\) = 0 \+- 0 is not positive.*; the mask holds 100 % of lambda_1",
+        ),
+        ([-5.0, -3.0, -1.0, -2.0], r"not known: trace\(H\) = -11 \+- 0 is not positive, so that it has no shares$"),
+    ],
+)
+def test_a_trace_that_is_not_positive_has_no_shares(curvatures: list[float], text: str) -> None:
+    mask = {"w": torch.tensor([True, False, False, False])}
+    profile = mask_profile(mask, diagonal_problem(curvatures), draws=1)
+    assert re.match(text, profile.answer())
+    assert "share of trace(H)" not in profile.table()
+
+
+@pytest.mark.parametrize(("ones", "word"), [(0, "none"), (4, "all")])
+def test_an_empty_or_full_mask_has_nothing_to_compare(ones: int, word: str) -> None:
+    profile = mask_profile({"w": torch.arange(4) < ones}, diagonal_problem([5.0, 3.0, 2.0, 1.0]))
+    assert profile.answer() == f"nothing to compare: the mask selects {word} of the entries"
+
+
+def test_a_parameter_without_entries_is_no_obstacle() -> None:
+    model = diagonal_problem([5.0, 3.0, 2.0, 1.0]).model
+    model.register_parameter("none", torch.nn.Parameter(torch.zeros(0, 3)))
+    zeros = torch.zeros(2, 1)
+    problem = Problem(model, lambda outputs, targets: (outputs - targets).mean(), (zeros, zeros))
+    mask = {"w": torch.tensor([True, False, True, False]), "none": torch.zeros(0, 3) > 0}
+    assert mask_profile(mask, problem, draws=0).trace_share == pytest.approx(7 / 11)
+    with pytest.raises(TypeError, match="mask_profile got a Bowl as problem, expected a Problem"):
+        mask_profile(mask, problem.model)  # type: ignore[arg-type]
