@@ -43,7 +43,7 @@ def draw_spectrum(
         ax.set_xlabel(EIGENVALUE)
         ax.axvline(0.0, color=INK, linewidth=0.6)
         ax.margins(x=0.2)
-    if values and len(places) <= 10:
+    if values and len(places) <= (10 if spectrum.lowest is None else 6):
         ax.bar_label(bars, labels=[plain(height) for height in heights], padding=2, fontsize=7.5)
     ax.set_title(ratio_text(spectrum))
     return ax
@@ -58,9 +58,10 @@ def _bars(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[
         return spectrum.eigenvalues[::-1], spectrum.residuals[::-1], np.arange(count), low
     if spectrum.lowest is None or spectrum.lowest_residuals is None:
         return spectrum.eigenvalues, spectrum.residuals, np.arange(count), top
+    thin = [low[0], *[""] * (count - 2), low[-1]] if count > 2 else low  # the names of the low end are long
     heights = np.append(spectrum.eigenvalues, spectrum.lowest[::-1])
     errors = np.append(spectrum.residuals, spectrum.lowest_residuals[::-1])
-    return heights, errors, np.append(np.arange(count), count + 0.6 + np.arange(count)), top + low
+    return heights, errors, np.append(np.arange(count), count + 0.6 + np.arange(count)), top + thin
 
 
 def ratio_text(spectrum: Spectrum) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -72,3 +76,33 @@ def test_a_product_that_is_not_finite_is_refused(bad: float, when: int) -> None:
     with pytest.raises(ArithmeticError, match="a product of the thing is not finite, expected finite numbers"):
         thick_restart(Operator(product, 20, dtype=torch.float64, text="thing"), 3, 1e-6, 0, 12, 20)
     assert len(calls) == when
+
+
+MEMORY = """
+import re, torch
+from pathlib import Path
+from sharpscope.analyzers.lanczos import thick_restart
+from sharpscope.operators import Operator
+
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+torch.set_num_threads(1)
+n = 2_000_000
+d = torch.linspace(0, 1, n) ** 8
+op = Operator(lambda v: d * v, n, dtype=torch.float32)
+op @ torch.ones(n)
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = kilobytes("VmRSS")
+try:
+    thick_restart(op, 3, 1e-9, 0, 8, 20)
+except ArithmeticError:
+    print((kilobytes("VmHWM") - before) * 1024 / (4 * n))
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells the peak of memory")
+def test_memory_is_that_of_the_basis_and_three_vectors() -> None:
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env=environment, check=True)
+    assert 8 < float(done.stdout) <= 8 + 3 + 0.1  # a tenth for chunks and the interpreter
