@@ -88,7 +88,7 @@ def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 torch.set_num_threads(1)
-n = 2_000_000
+n = 4_000_000
 d = torch.linspace(0, 1, n) ** 8
 op = Operator(lambda v: d * v, n, dtype=torch.float32)
 op @ torch.ones(n)
@@ -105,4 +105,4 @@ except ArithmeticError:
 def test_memory_is_that_of_the_basis_and_three_vectors() -> None:
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, env=environment, check=True)
-    assert 8 < float(done.stdout) <= 8 + 3 + 0.1  # a tenth for chunks and the interpreter
+    assert 8 < float(done.stdout) <= 8 + 3 + 0.25  # a quarter (4 MB) for chunks and the interpreter
