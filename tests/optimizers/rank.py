@@ -1,4 +1,4 @@
-"""One rank of a distributed training, as a program: rank, ranks, meeting place, results, sync, rules."""
+"""One rank of a distributed training, as a program: rank, meeting place, results, sync, rules."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def run(model: nn.Module, optimizer: SharpnessAware, rows: slice) -> None:
 
 
 def main() -> None:
-    rank, ranks, place, results, sync, rules = sys.argv[1:]
+    rank, place, results, sync, rules = sys.argv[1:]
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{place}", rank=int(rank), world_size=int(ranks))
-    share = 8 // int(ranks)
+    dist.init_process_group("gloo", init_method=f"file://{place}", rank=int(rank), world_size=2)
+    share = 4
     rows = slice(share * int(rank), share * (int(rank) + 1))
     found = {}
     for rule in json.loads(rules):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +14,8 @@ from torch import Tensor, nn
 from sharpscope import SharpnessAware
 from sharpscope.optimizers.rules import Rule
 from tests.problems import Case
+
+ROOT = Path(__file__).parents[2]
 
 
 def optimizer_of(case: Case, net: nn.Module, rule: Rule | str, **options: Any) -> SharpnessAware:
@@ -40,3 +46,24 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 def run(case: Case, model: nn.Module, optimizer: SharpnessAware, start: int, end: int) -> None:
     for step in range(start, end):
         optimizer.step(case.closure(model, step))
+
+
+def two_ranks(module: str, folder: Path, *arguments: str) -> list[Any]:
+    """What two gloo processes leave in ``folder``: ``python -m module rank meeting-place folder arguments...``."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(rank), str(folder / "meeting"), str(folder), *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [worker.communicate(timeout=120)[1] for worker in workers]  # a hang ends here
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,31 +11,14 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tests.optimizers.odd_ranks import FORKED, MASKED, OVERFLOWING, network, plain_network, share
+from tests.optimizers.shared import two_ranks
 
-ROOT = Path(__file__).parents[2]
 Found = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    folder = tmp_path_factory.mktemp("odd")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.optimizers.odd_ranks", str(rank), str(folder / "meeting"), str(folder)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [worker.communicate(timeout=120)[1] for worker in workers]  # a hang ends here
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return two_ranks("tests.optimizers.odd_ranks", tmp_path_factory.mktemp("odd"))
 
 
 def weights(state: Tensor) -> Tensor:

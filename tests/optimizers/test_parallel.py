@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,8 @@ from torch.nn import functional as F
 
 from sharpscope import SharpnessAware
 from tests.optimizers.rank import STEPS, joint_batch, network, optimizer_of, run
+from tests.optimizers.shared import two_ranks
 
-ROOT = Path(__file__).parents[2]
 RULES = [
     "sgd()", "sam(0.1)", "asam(0.5)", "ssam_f(0.1, sparsity=0.5, samples=4)", "ssam_d(0.1, sparsity=0.5)",
     "gsam(0.1)", "looksam(0.1, every=2)", "gnr(0.1, 0.8)", "rst(sam(0.1), p=0.5)", "grst(gsam(0.1), p=0.5)",
@@ -27,25 +24,7 @@ Found = dict[str, tuple[Tensor, Tensor, list[str]]]
 
 
 def launch(folder: Path, sync: bool) -> list[Found]:
-    place = folder / "meeting"
-    command = [sys.executable, "-m", "tests.optimizers.rank"]
-    workers = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(place), str(folder), str(sync), json.dumps(RULES)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [worker.communicate(timeout=120)[1] for worker in workers]  # a hang ends here
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return two_ranks("tests.optimizers.rank", folder, str(sync), json.dumps(RULES))
 
 
 @pytest.fixture(scope="module")
