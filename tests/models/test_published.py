@@ -140,12 +140,12 @@ def test_attention_is_the_formula() -> None:
 def test_initial_weights_of_a_vision_transformer() -> None:
     model = models.build("vit-ti(depth=1)", CIFAR, 10, seed=3)
     assert not model.head.weight.any() and not model.token.any() and not model.blocks[0].attention.qkv.bias.any()
-    assert abs(float(model.positions.std()) / 0.02 - 1) < 0.05
-    assert abs(float(model.patches.weight.std()) * 48**0.5 - 1) < 0.05
+    assert abs(model.positions.std().item() / 0.02 - 1) < 0.05
+    assert abs(model.patches.weight.std().item() * 48**0.5 - 1) < 0.05
     bound = (6 / (192 + 192)) ** 0.5
     for matrix in model.blocks[0].attention.qkv.weight.chunk(3):
-        assert 0.99 * bound < float(matrix.abs().max()) <= bound
-    assert 0 < float(model.blocks[0].widen.bias.std()) < 1e-5
+        assert 0.99 * bound < matrix.abs().max().item() <= bound
+    assert 0 < model.blocks[0].widen.bias.std().item() < 1e-5
 
 
 def test_pooling_of_vgg_leaves_a_position_of_any_image() -> None:
