@@ -8,7 +8,9 @@ was not met before; data are read only when layout, type, filters and size are k
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +19,7 @@ import h5py
 import numpy as np
 
 from sharpscope.store.errors import StoreError
-from sharpscope.store.nodes import Attribute, Branch, Leaf, Node
+from sharpscope.store.nodes import ATTRIBUTES, Attribute, Branch, Leaf, Node, add_sums, sum_of
 
 __all__ = ["LIMIT", "checked_child", "read_attributes", "read_branch", "reading"]
 
@@ -37,6 +39,11 @@ TYPES = {
     h5py.h5t.VLEN: "a variable-length type",
     h5py.h5t.ARRAY: "an array type",
 }
+USUAL = [
+    (h5py.h5t.py_create(np.dtype(name)), np.dtype(name))
+    for name in ("<f4", "<f8", "<i8", "<f2", "<u2", "<u1", "<i4", "<i2", "<i1", "<u4", "<u8")
+]
+Object = h5py.h5g.GroupID | h5py.h5d.DatasetID
 
 
 @contextmanager
@@ -57,9 +64,17 @@ def reading(where: str) -> Iterator[None]:
         ) from error
 
 
-def read_branch(group: h5py.Group, where: str, limit: int = LIMIT) -> Branch:
-    """Every node under a group, checked and in memory; raises StoreError at the first thing that is not plain."""
-    return _Walk(where, group.file.id.get_filesize(), limit).branch(group, "", 0)
+def read_branch(group: h5py.Group, where: str, limit: int = LIMIT, only: str | None = None) -> Branch:
+    """Every node under a group, or under one child of it, checked, in memory and summed as its checksum needs it.
+
+    Large datasets are read from the file straight into their arrays, once everything has been looked at.
+
+    Raises StoreError at the first thing that is not plain.
+    """
+    walk = _Walk(where, group.file, limit)
+    branch = walk.branch(group.id, "", 0, only)
+    walk.read_plain(sum_of(branch.attributes))
+    return branch
 
 
 def checked_child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset | None:
@@ -67,25 +82,25 @@ def checked_child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py
     raw = name.encode()
     if not group.id.links.exists(raw):
         return None
-    return _Walk(where, 0, 0).open(group, raw, name)
+    found = _Walk(where, group.file, 0).open(group.id, raw, name)
+    return h5py.Group(found) if isinstance(found, h5py.h5g.GroupID) else h5py.Dataset(found)
 
 
-def read_attributes(target: h5py.Group | h5py.Dataset, where: str, path: str = "") -> dict[str, Attribute]:
+def read_attributes(target: Object, where: str, path: str = "") -> dict[str, Attribute]:
     """The attributes of one object: texts, bools, integers, floats and short rows of integers; all else is refused."""
     found: dict[str, Attribute] = {}
-    for index in range(h5py.h5a.get_num_attrs(target.id)):  # h5py's own mapping is five times slower
-        attribute = h5py.h5a.open(target.id, index=index)
+    for index in range(h5py.h5a.get_num_attrs(target)):  # h5py's own mapping is five times slower
+        attribute = h5py.h5a.open(target, index=index)
         name = attribute.name if isinstance(attribute.name, str) else attribute.name.decode()
         place = f"{path or '/'} (attribute {name})"
-        kind = attribute.get_type()
-        shape = attribute.shape
+        kind, shape = attribute.get_type(), attribute.shape
         size = kind.get_size() * math.prod(shape)
         if kind.committed():
             raise _refusal(where, place, "a committed datatype", "plain numbers and texts")
         if size > ATTRIBUTE_LIMIT:
             raise _refusal(where, place, f"{size} bytes", f"at most {ATTRIBUTE_LIMIT}")
         _check_type(kind, where, place, enum=True)
-        array = np.empty(shape, attribute.dtype)
+        array = np.empty(shape, kind.dtype)
         attribute.read(array)
         value: Any = array[()]
         if isinstance(value, bytes):
@@ -102,56 +117,87 @@ def read_attributes(target: h5py.Group | h5py.Dataset, where: str, path: str = "
 class _Walk:
     """One pass over one file: what was met, how many bytes were declared and stored."""
 
-    def __init__(self, where: str, size: int, limit: int) -> None:
-        self.where, self.size, self.limit = where, size, limit
+    def __init__(self, where: str, file: h5py.File, limit: int) -> None:
+        self.where, self.size, self.limit = where, file.id.get_filesize(), limit
         self.met: set[Any] = set()
         self.declared = self.stored = 0
+        self.said: dict[str, dict[str, Attribute]] = {}
+        self.descriptor = file.id.get_vfd_handle() if file.driver == "sec2" and hasattr(os, "preadv") else None
+        self.plain: dict[int, tuple[Leaf, int]] = {}  # what is to be read: the leaf, its place in the file
 
     def refuse(self, path: str, got: str, expected: str) -> StoreError:
         return _refusal(self.where, path, got, expected)
 
-    def open(self, group: h5py.Group, raw: bytes, path: str) -> h5py.Group | h5py.Dataset:
+    def open(self, group: h5py.h5g.GroupID, raw: bytes, path: str) -> Object:
         """Open one child through its hard link."""
-        link = group.id.links.get_info(raw)
+        link = group.links.get_info(raw)
         if link.type != h5py.h5l.TYPE_HARD:
             raise self.refuse(
                 path, LINKS.get(link.type, "a user-defined link"), "groups and datasets of this file itself"
             )
-        found = h5py.h5o.open(group.id, raw)
-        if isinstance(found, h5py.h5g.GroupID):
-            target: h5py.Group | h5py.Dataset = h5py.Group(found)
-        elif isinstance(found, h5py.h5d.DatasetID):
-            target = h5py.Dataset(found)
-        else:
+        found = h5py.h5o.open(group, raw)
+        if not isinstance(found, h5py.h5g.GroupID | h5py.h5d.DatasetID):
             raise self.refuse(path, "a committed datatype", "groups and datasets")
-        self.meet(target, path)
-        return target
+        self.meet(found, path)
+        return found
 
-    def meet(self, target: h5py.Group | h5py.Dataset, path: str) -> None:
-        address = h5py.h5o.get_info(target.id).addr
+    def meet(self, target: Object, path: str) -> None:
+        address = h5py.h5o.get_info(target).addr
         if address in self.met:
             raise self.refuse(path, "a second hard link to the same object", "every object once")
         self.met.add(address)
 
-    def branch(self, group: h5py.Group, path: str, depth: int) -> Branch:
+    def branch(self, group: h5py.h5g.GroupID, path: str, depth: int, only: str | None = None) -> Branch:
         if depth > DEPTH:
             raise self.refuse(path[:80], f"more than {DEPTH} levels of groups", "fewer")
+        names = [raw.decode() for raw in group]
         if depth == 0:
             self.meet(group, path)
+            if ATTRIBUTES in names:
+                self.listen(self.open(group, ATTRIBUTES.encode(), f"/{ATTRIBUTES}"))
+                names.remove(ATTRIBUTES)
         children: dict[str, Node] = {}
-        for raw in list(group.id):
-            name = raw.decode()
+        for name in names if only is None else {only}.intersection(names):
             place = f"{path}/{name}"
-            target = self.open(group, raw, place)
+            target = self.open(group, name.encode(), place)
             children[name] = (
-                self.branch(target, place, depth + 1) if isinstance(target, h5py.Group) else self.leaf(target, place)
+                self.branch(target, place, depth + 1)
+                if isinstance(target, h5py.h5g.GroupID)
+                else self.leaf(target, place)
             )
-        attributes = read_attributes(group, self.where, path)
+        attributes = self.attributes(group, path)
         return Branch(_ordered(children, attributes.get("type")), attributes)
 
-    def leaf(self, dataset: h5py.Dataset, path: str) -> Leaf:
-        how = dataset.id.get_create_plist()
-        layout, kind = how.get_layout(), dataset.id.get_type()
+    def listen(self, target: Object) -> None:
+        """Take the attributes that are written in one text for all groups and datasets of a part."""
+        if isinstance(target, h5py.h5g.GroupID):
+            raise self.refuse(f"/{ATTRIBUTES}", "a group", "a text")
+        array = self.leaf(target, f"/{ATTRIBUTES}", direct=False).array
+        said = json.loads(bytes(array[()]) if array is not None else b"")
+        for path, attributes in said.items():
+            self.said["/" + path] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in attributes.items()
+            }
+
+    def attributes(self, target: Object, path: str) -> dict[str, Attribute]:
+        return self.said.get(path, {}) | read_attributes(target, self.where, path)
+
+    def read_plain(self, kind: str) -> None:
+        """Read what was put off, and sum each block while the processor has it near."""
+
+        def fill(leaf: Leaf, start: int, block: memoryview) -> None:
+            place = self.plain[id(leaf)][1] + start
+            while block:
+                count = os.preadv(self.descriptor or 0, [block], place)
+                if not count:
+                    raise EOFError("the file ends within its data")
+                block, place = block[count:], place + count
+
+        add_sums([leaf for leaf, _ in self.plain.values()], kind, fill)
+
+    def leaf(self, dataset: h5py.h5d.DatasetID, path: str, direct: bool = True) -> Leaf:
+        how = dataset.get_create_plist()
+        layout, kind = how.get_layout(), dataset.get_type()
         if layout == h5py.h5d.VIRTUAL:
             raise self.refuse(path, "a virtual dataset, which reads other files", "data in this file itself")
         if how.get_external_count():
@@ -162,22 +208,30 @@ class _Walk:
                 raise self.refuse(path, f"the filter number {number}", f"none but {', '.join(FILTERS.values())}")
         if kind.committed():
             raise self.refuse(path, "a committed datatype", "plain numbers and texts")
-        _check_type(kind, self.where, path)
-        compressed = layout == h5py.h5d.CHUNKED
-        self.check_size(dataset, path, math.prod(how.get_chunk()) if compressed else 0)
-        attributes = read_attributes(dataset, self.where, path)
-        if dataset.shape is None:
+        usual = next((dtype for known, dtype in USUAL if kind == known), None)  # quickly told
+        if usual is None:
+            _check_type(kind, self.where, path)
+        compressed, shape = layout == h5py.h5d.CHUNKED, dataset.shape
+        self.check_size(dataset, path, shape, kind.get_size(), math.prod(how.get_chunk()) if compressed else 0)
+        attributes = self.attributes(dataset, path)
+        if shape is None:
             return Leaf(None, attributes)
-        array = np.empty(dataset.shape, dataset.dtype)
-        if array.size:
-            dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
-        return Leaf(array, attributes, compressed and bool(how.get_nfilters()))
+        leaf = Leaf(np.empty(shape, usual or kind.dtype), attributes, compressed and bool(how.get_nfilters()))
+        if leaf.array is None or not leaf.array.size:
+            return leaf
+        place = dataset.get_offset() if direct and usual is not None and self.descriptor is not None else None
+        if place is not None and layout == h5py.h5d.CONTIGUOUS:
+            self.plain[id(leaf)] = leaf, place
+        else:
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, leaf.array)
+        return leaf
 
-    def check_size(self, dataset: h5py.Dataset, path: str, chunk: int) -> None:
+    def check_size(
+        self, dataset: h5py.h5d.DatasetID, path: str, shape: tuple[int, ...] | None, item: int, chunk: int
+    ) -> None:
         """Refuse what declares more than the limit, than it stores, or than the file holds."""
-        item = dataset.id.get_type().get_size()
-        declared = item * max(math.prod(dataset.shape or ()) if dataset.shape is not None else 0, chunk)
-        stored = dataset.id.get_storage_size()
+        declared = item * max(math.prod(shape) if shape is not None else 0, chunk)
+        stored = dataset.get_storage_size()
         self.declared, self.stored = self.declared + declared, self.stored + stored
         if self.declared > self.limit:
             raise self.refuse(path, f"{self.declared} declared bytes", f"at most {self.limit} in one part")

@@ -4,9 +4,11 @@ A tree is encoded into nodes, nodes are hashed, and nodes are written; reading g
 is one of values and not of bytes in a file: the same part has the same checksum in a folder, in a packed file and after
 ``h5repack``.
 
-The checksum is a tree of SHA-256 sums.  The sum of an array is taken over the sums of its blocks of 4 MiB, so that
-large arrays are hashed by several threads.  Layout of what is hashed (every text as its length in 8 bytes and its
-UTF-8):
+A checksum is a tree of sums.  The sum of an array is taken over the sums of its blocks of 4 MiB, so that large arrays
+are summed by several threads, and while they are read.  Parts have XXH3 sums of 128 bits ("xxh128"), which find damage
+and mistaken parts at the speed of memory; digests that are compared between runs, and parts of schemas 1 and 2, have
+SHA-256.  Neither keeps a forger away, who would write a new sum into the file.  Layout of what is summed (every text as
+its length in 8 bytes and its UTF-8):
 
 - array: ``b"array"``, attributes, dtype text such as ``<f4``, number of dimensions and shape in 8 bytes each, data sum
 - no array (an empty dataset): ``b"empty"``, attributes
@@ -17,20 +19,41 @@ UTF-8):
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import h5py
 import numpy as np
+import xxhash
 
-__all__ = ["Attribute", "Branch", "Leaf", "Node", "digest", "leaves", "write_branch"]
+__all__ = [
+    "ATTRIBUTES",
+    "SUMS",
+    "Attribute",
+    "Branch",
+    "Leaf",
+    "Node",
+    "add_sums",
+    "digest",
+    "leaves",
+    "sum_of",
+    "write_branch",
+]
 
 Attribute = str | bool | int | float | tuple[int, ...]
 
-BLOCK = 1 << 22  # bytes hashed at once
+BLOCK = 1 << 22  # bytes summed at once
+SUMS: dict[str, Callable[..., bytes]] = {
+    "sha256": lambda data: hashlib.sha256(data).digest(),
+    "xxh128": xxhash.xxh3_128_digest,
+}
+LINKS = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+LINKS.set_char_encoding(h5py.h5t.CSET_UTF8)
+ATTRIBUTES = "%attributes"  # a dataset beside the tree that no key can be named after, see ``tree``
 
 
 @dataclass
@@ -40,6 +63,7 @@ class Leaf:
     array: np.ndarray | None
     attributes: dict[str, Attribute] = field(default_factory=dict)
     compressed: bool = False
+    sum: tuple[str, bytes] | None = None  # of the data: which one of SUMS, its value
 
 
 @dataclass
@@ -62,42 +86,90 @@ def leaves(node: Node) -> Iterator[Leaf]:
             yield from leaves(child)
 
 
-def digest(node: Node, without: frozenset[str] = frozenset()) -> str:
-    """``sha256:...`` of a node, leaving out the attributes ``without`` of the node itself."""
-    arrays = [leaf.array for leaf in leaves(node) if leaf.array is not None]
-    blocks = [block for array in arrays for block in _blocks(array)]
-    if sum(map(len, blocks)) > 2 * BLOCK:
+def digest(node: Node, without: frozenset[str] = frozenset(), kind: str = "sha256") -> str:
+    """Such as ``sha256:...`` of a node, leaving out the attributes ``without`` of the node itself."""
+    found = [leaf for leaf in leaves(node) if leaf.array is not None]
+    add_sums([leaf for leaf in found if leaf.sum is None or leaf.sum[0] != kind], kind)
+    return f"{kind}:{_node_sum(node, SUMS[kind], without).hex()}"
+
+
+def sum_of(attributes: dict[str, Attribute]) -> str:
+    """Which one of SUMS the checksum of a part is; the usual one where it says nothing that is known."""
+    kind = str(attributes.get("checksum")).partition(":")[0]
+    return kind if kind in SUMS else "xxh128"
+
+
+def add_sums(found: Sequence[Leaf], kind: str, fill: Callable[[Leaf, int, memoryview], None] | None = None) -> None:
+    """Sum the data of leaves; ``fill`` puts them into each block first, being told the leaf and the block's place."""
+    work = [(leaf, start, block) for leaf in found for start, block in _blocks(leaf.array)]
+
+    def block_sum(item: tuple[Leaf, int, memoryview]) -> bytes:
+        if fill is not None:
+            fill(*item)
+        return SUMS[kind](item[2])
+
+    if sum(len(block) for _, _, block in work) > 2 * BLOCK:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            sums = iter(list(pool.map(_sha, blocks)))
+            sums = iter(list(pool.map(block_sum, work)))
     else:
-        sums = iter([_sha(block) for block in blocks])
-    return "sha256:" + _node_sum(node, sums, without).hex()
+        sums = map(block_sum, work)
+    for leaf in found:
+        count = 0 if leaf.array is None else -(-leaf.array.nbytes // BLOCK)
+        leaf.sum = kind, SUMS[kind](b"".join(next(sums) for _ in range(count)))
 
 
 def write_branch(group: h5py.Group, branch: Branch) -> None:
-    """Write a branch into an open, empty HDF5 group: attributes, datasets, groups, nothing else."""
-    _write_attributes(group, branch.attributes)
+    """Write a branch into an open, empty HDF5 group: its attributes, datasets, groups, and what is said of these."""
+    _write_attributes(group.id, branch.attributes)
+    said: dict[str, dict[str, Attribute]] = {}
+    _write_children(group.id, branch, "", said)
+    if said:
+        raw = json.dumps(said, separators=(",", ":")).encode()
+        _create(group.id, ATTRIBUTES, Leaf(np.array(raw)))
+
+
+def _write_children(group: h5py.h5g.GroupID, branch: Branch, path: str, said: dict[str, dict[str, Attribute]]) -> None:
     for name, child in branch.children.items():
+        place = path + name
         if isinstance(child, Branch):
-            write_branch(group.create_group(name), child)
+            _write_children(h5py.h5g.create(group, name.encode(), lcpl=LINKS), child, place + "/", said)
+            said[place] = child.attributes
+            continue
+        dataset = _create(group, name, child)
+        if _speaks_for_itself(child):
+            said[place] = child.attributes
         else:
-            _write_attributes(_create(group, name, child), child.attributes)
+            _write_attributes(dataset, child.attributes)
 
 
-def _create(group: h5py.Group, name: str, leaf: Leaf) -> h5py.Dataset:
-    array = leaf.array
+def _speaks_for_itself(leaf: Leaf) -> bool:
+    """Whether a dataset has the dtype and the shape of what it means."""
+    stored = "" if leaf.array is None else leaf.array.dtype.name
+    return leaf.attributes.get("dtype", stored) == stored and "shape" not in leaf.attributes
+
+
+def _create(group: h5py.h5g.GroupID, name: str, leaf: Leaf) -> h5py.h5d.DatasetID:
+    array, how = leaf.array, h5py.h5p.create(h5py.h5p.DATASET_CREATE)  # h5py's own create_dataset is slower
+    how.set_obj_track_times(False)
     if array is None:
-        return group.create_dataset(name, data=h5py.Empty("u1"))
+        return h5py.h5d.create(group, name.encode(), h5py.h5t.STD_U8LE, h5py.h5s.create(h5py.h5s.NULL), how, LINKS)
     if array.dtype.kind == "S":
-        text = h5py.string_dtype("utf-8", array.dtype.itemsize)
-        return group.create_dataset(name, data=array.astype(text), dtype=text)
+        array = array.astype(h5py.string_dtype("utf-8", array.dtype.itemsize))
     if leaf.compressed:
-        chunks = (min(array.size, 1 << 20),)
-        return group.create_dataset(name, data=array, chunks=chunks, compression="gzip", compression_opts=4)
-    return group.create_dataset(name, data=array)
+        how.set_chunk((min(array.size, 1 << 20),))
+        how.set_deflate(4)
+    kind = h5py.h5t.py_create(array.dtype, logical=True)
+    dataset = h5py.h5d.create(group, name.encode(), kind, _space(array), how, LINKS)
+    if array.size:
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(array), kind)
+    return dataset
 
 
-def _write_attributes(target: h5py.Group | h5py.Dataset, attributes: dict[str, Attribute]) -> None:
+def _space(array: np.ndarray) -> h5py.h5s.SpaceID:
+    return h5py.h5s.create_simple(array.shape) if array.ndim else h5py.h5s.create(h5py.h5s.SCALAR)
+
+
+def _write_attributes(target: h5py.h5g.GroupID | h5py.h5d.DatasetID, attributes: dict[str, Attribute]) -> None:
     for name, value in attributes.items():
         if isinstance(value, str):
             raw = value.encode()
@@ -107,34 +179,28 @@ def _write_attributes(target: h5py.Group | h5py.Dataset, attributes: dict[str, A
                 value, bool if isinstance(value, bool) else np.float64 if isinstance(value, float) else np.int64
             )
         kind = h5py.h5t.py_create(array.dtype, logical=True)
-        space = h5py.h5s.create_simple(array.shape) if array.shape else h5py.h5s.create(h5py.h5s.SCALAR)
-        h5py.h5a.create(target.id, name.encode(), kind, space).write(array)  # h5py's own mapping is slower
+        h5py.h5a.create(target, name.encode(), kind, _space(array)).write(array)  # h5py's own mapping is slower
 
 
-def _blocks(array: np.ndarray) -> list[memoryview]:
-    if array.size == 0:
-        return []
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    return [data[start : start + BLOCK] for start in range(0, len(data), BLOCK)]
+def _blocks(array: np.ndarray | None) -> Iterator[tuple[int, memoryview]]:
+    if array is not None and array.size:
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for start in range(0, len(data), BLOCK):
+            yield start, data[start : start + BLOCK]
 
 
-def _sha(data: memoryview | bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def _node_sum(node: Node, sums: Iterator[bytes], without: frozenset[str] = frozenset()) -> bytes:
+def _node_sum(node: Node, function: Callable[..., bytes], without: frozenset[str] = frozenset()) -> bytes:
     attributes = _attribute_text({k: v for k, v in node.attributes.items() if k not in without})
     if isinstance(node, Branch):
         parts = [b"group", attributes]
         for name, child in node.children.items():
-            parts += [_text(name), _node_sum(child, sums)]
-        return _sha(b"".join(parts))
+            parts += [_text(name), _node_sum(child, function)]
+        return function(b"".join(parts))
     array = node.array
-    if array is None:
-        return _sha(b"empty" + attributes)
-    data = _sha(b"".join(next(sums) for _ in range(-(-array.nbytes // BLOCK))))
+    if array is None or node.sum is None:
+        return function(b"empty" + attributes)
     shape = struct.pack(f"<{array.ndim + 1}Q", array.ndim, *array.shape)
-    return _sha(b"array" + attributes + _text(array.dtype.str) + shape + data)
+    return function(b"array" + attributes + _text(array.dtype.str) + shape + node.sum[1])
 
 
 def _attribute_text(attributes: dict[str, Attribute]) -> bytes:

@@ -1,6 +1,6 @@
 """One file out of a run, for mail and archives; every reader takes it where it takes a folder.
 
-Schema 2.  A packed run is an HDF5 file in which every part is a group under the part's name ("run",
+A packed run is an HDF5 file in which every part is a group under the part's name ("run",
 "checkpoints/000000120", "results/spectrum", "sam/run"), with the attributes and the checksum of the part.  The root
 group has the header of a part with kind "packed run"; its group ``_index`` lists ``names``, ``checksums`` and ``bytes``
 of all parts in order, and the root's checksum is that of the index.
@@ -20,7 +20,7 @@ from sharpscope.store import guard
 from sharpscope.store.backends import NAME, SUFFIX, Backend, Folder, kind_of, left_over
 from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import fsync_folder, require_free, sweep, temporary_name, write_file
-from sharpscope.store.nodes import Branch, digest, write_branch
+from sharpscope.store.nodes import Branch, digest, sum_of, write_branch
 from sharpscope.store.parts import CHECKSUM, check_header, make_branch, open_hdf5, shown, verified, write_sealed
 from sharpscope.store.run import Run, open_folder
 from sharpscope.store.tree import decode
@@ -56,7 +56,7 @@ class Packed:
         with open_hdf5(self.path) as file:
             group = self._group(file, name, where)
             check_header(group, where, kind_of(name))
-            return shown(guard.read_attributes(group, where))
+            return shown(guard.read_attributes(group.id, where))
 
     def size(self, name: str) -> int:
         return self._entry(name)[1]
@@ -197,15 +197,12 @@ def _read_index(path: Path) -> dict[str, tuple[str, int]]:
     where = str(path)
     with open_hdf5(path) as file:
         check_header(file, where, KIND)
-        attributes = guard.read_attributes(file, where)
-        group = guard.checked_child(file, INDEX, where)
-        if not isinstance(group, h5py.Group):
-            raise StoreError(f"{where}: got no {INDEX}, expected the list of the parts: use another copy")
-        node = guard.read_branch(group, where)
-    root = Branch({INDEX: node}, attributes)
-    if digest(root, CHECKSUM) != attributes.get("checksum"):
+        root = guard.read_branch(file, where, only=INDEX)
+    if not isinstance(root.children.get(INDEX), Branch):
+        raise StoreError(f"{where}: got no {INDEX}, expected the list of the parts: use another copy")
+    if digest(root, CHECKSUM, sum_of(root.attributes)) != root.attributes.get("checksum"):
         raise StoreError(f"{where}: got an index that is damaged, expected an intact one: use another copy")
-    index = decode(node, where)
+    index = decode(root, where)[INDEX]
     for name in index["names"]:
         if not all(NAME.fullmatch(step) for step in name.split("/")):
             raise StoreError(f"{where}: got the part name {name!r}, expected plain names: do not unpack this file")

@@ -1,6 +1,6 @@
 """Parts: immutable HDF5 files with a checksum, the bricks of a run.
 
-Schema 2.  A part is one HDF5 file (superblock version 0, readable by every HDF5 since 1.6).  Its root group is a dict
+Schema 3.  A part is one HDF5 file (superblock version 0, readable by every HDF5 since 1.6).  Its root group is a dict
 tree (see ``tree``), so a part with the tree ``{"conv.weight": tensor}`` holds a plain dataset named ``conv.weight``.
 Attributes of the root group:
 
@@ -8,12 +8,12 @@ Attributes of the root group:
 name           type     meaning
 =============  =======  =============================================================================================
 format         text     "sharpscope"
-schema         integer  2; a reader refuses a greater number and reads every smaller one (see ``UPGRADES``)
+schema         integer  3; a reader refuses a greater number and reads every smaller one (see ``UPGRADES``)
 kind           text     "run", "checkpoint", "masks", "result" or "packed run" (see ``run``, ``pack``)
 created        text     ISO 8601 time with time zone
 sharpscope, python, platform, packages
                text     what wrote the part; ``packages`` is such as "h5py 3.16.0, hdf5 2.0.0, numpy 2.4.6, ..."
-checksum       text     "sha256:..." over everything else in the part (see ``nodes``)
+checksum       text     "xxh128:..." over everything else in the part (see ``nodes``)
 type           text     "dict"
 others         scalar   texts, bools, integers and floats that the writer gave: rule text, seed, step, ...
 =============  =======  =============================================================================================
@@ -42,12 +42,12 @@ import torch
 from sharpscope.store import guard
 from sharpscope.store.errors import StoreError
 from sharpscope.store.files import require_free, write_file
-from sharpscope.store.nodes import Attribute, Branch, digest, leaves, write_branch
+from sharpscope.store.nodes import Attribute, Branch, digest, leaves, sum_of, write_branch
 from sharpscope.store.tree import decode, encode
 
 __all__ = ["FORMAT", "SCHEMA", "open_hdf5", "read_part", "verify", "write_part"]
 
-FORMAT, SCHEMA = "sharpscope", 2
+FORMAT, SCHEMA = "sharpscope", 3
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ATTRIBUTE_BYTES = 60000  # HDF5 files that everyone can read hold no longer attributes
 CHECKSUM = frozenset({"checksum"})
@@ -103,7 +103,7 @@ def read_header(path: str | os.PathLike[str], kind: str | None = None) -> dict[s
     """
     with open_hdf5(path) as file:
         check_header(file, str(path), kind)
-        return shown(guard.read_attributes(file, str(path)))
+        return shown(guard.read_attributes(file.id, str(path)))
 
 
 def verify(path: str | os.PathLike[str]) -> None:
@@ -127,7 +127,7 @@ def make_branch(kind: str, tree: Any, attributes: Mapping[str, Any], where: str)
         )
     own = {name: _attribute(name, value, where) for name, value in attributes.items()}
     branch.attributes |= own | _header(kind)
-    branch.attributes["checksum"] = digest(branch, CHECKSUM)
+    branch.attributes["checksum"] = digest(branch, CHECKSUM, "xxh128")
     return branch
 
 
@@ -147,7 +147,7 @@ def verified(group: h5py.Group, where: str, kind: str | None = None) -> Branch:
     check_header(group, where, kind)
     branch = guard.read_branch(group, where)
     expected = branch.attributes.get("checksum")
-    got = digest(branch, CHECKSUM)
+    got = digest(branch, CHECKSUM, sum_of(branch.attributes))
     if got != expected:
         raise StoreError(f"{where}: got data with {got}, expected {expected}: the file is damaged, use another copy")
     return branch
@@ -168,14 +168,14 @@ def _from_1(attributes: dict[str, Any]) -> dict[str, Any]:
     return rest | {"packages": ", ".join(f"{name} {attributes[name]}" for name in names)}
 
 
-UPGRADES = {1: _from_1}  # schema: attributes as the next schema has them
+UPGRADES = {1: _from_1, 2: dict}  # schema: attributes as the next schema has them
 
 
 def check_header(group: h5py.Group, where: str, kind: str | None) -> None:
     """Raise StoreError unless the group is a part of this format, of a schema that this version knows, of this kind."""
     if "format" not in group.attrs:
         raise StoreError(f"{where}: got an HDF5 file of another program, expected one of sharpscope: read it with h5py")
-    header = guard.read_attributes(group, where)
+    header = guard.read_attributes(group.id, where)
     if header["format"] != FORMAT:
         raise StoreError(f"{where}: got the format {header['format']!r}, expected {FORMAT!r}: read it with h5py")
     schema = header.get("schema")
