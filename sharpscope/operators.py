@@ -30,8 +30,9 @@ class Operator:
     """A symmetric (n, n) matrix A, given by ``v -> A v`` on vectors of shape (n,).
 
     ``A @ v`` multiplies a vector (n,) or a block of columns (n, k).  ``products`` counts how often A was applied to a
-    vector; a sum or a restriction counts its own, and its parts count theirs.  ``A + B``, ``A - B``, ``2 * A`` and
-    ``-A`` are operators; ``A.restrict(where)`` keeps some coordinates; ``A.to_scipy()`` serves SciPy's solvers.
+    vector, or a block of it; a sum, a restriction or a block counts its own, and its parts count theirs.  ``A + B``,
+    ``A - B``, ``2 * A`` and ``-A`` are operators; ``A.restrict(where)`` keeps some coordinates, ``A.block(where)`` on
+    shorter vectors; ``A.to_scipy()`` serves SciPy's solvers.
 
     Args:
         product: ``v -> A v`` for v of shape (n,), which must return a new tensor of the same shape and dtype.
@@ -41,6 +42,8 @@ class Operator:
         text: what the matrix is, in words, for figures, files and errors.
         layout: the parameters by name, in the order of the coordinates; needed for names and layers in ``restrict``.
         block: ``(n, k) -> A times it``, where that is cheaper than column by column.
+        part: ``places of some parameters -> the product with their block alone``, on vectors (m,) of their entries,
+            where that is cheaper than a whole product.
 
     ``plan`` says how products are computed (None where the product was given), ``noise`` how exact they are, relative
     to the largest eigenvalue: residuals below ``noise.floor`` times it mean nothing.
@@ -61,8 +64,9 @@ class Operator:
         text: str = "operator",
         layout: Mapping[str, Tensor] | None = None,
         block: Callable[[Tensor], Tensor] | None = None,
+        part: Callable[[Sequence[int]], Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
-        self._product, self._block = product, block
+        self._product, self._block, self._part = product, block, part
         self.size, self.dtype, self.device, self.text = size, dtype, torch.device(device), text
         self.layout = dict(layout or {})
         self.products = 0
@@ -95,13 +99,10 @@ class Operator:
                 f"({self.size}, k): flatten it in the order of the parameters"
             )
         self.products += 1 if vector.dim() == 1 else vector.shape[1]
-        if vector.dim() == 1:
-            product = self._product(vector)
-        elif self._block is not None:
+        if vector.dim() == 2 and self._block is not None:
             product = self._block(vector)
         else:
-            columns = [self._product(column.contiguous()) for column in vector.T]
-            product = torch.stack(columns, 1) if columns else torch.zeros_like(vector)
+            product = _by_columns(self._product, vector)
         if product.shape != vector.shape or product.dtype != self.dtype:
             raise ValueError(
                 f"a product of the {self.text} got {product.dtype} of shape {tuple(product.shape)}, "
@@ -146,6 +147,8 @@ class Operator:
                 (a parameter that it leaves out is not kept); a layer (``torch.nn.Module``) of the model; or a name
                 pattern such as ``"layer1.*"``.
 
+        Of a curvature, derivatives are taken in those parameters alone that have a coordinate kept.
+
         Raises ValueError for a mask of another shape or dtype, a pattern or layer without a parameter among the
         coordinates, and names where the operator knows none.
 
@@ -155,14 +158,50 @@ class Operator:
             tensor([2., 0.])
         """
         kept = _mask(self, where).to(self.device)
+        inner, places = self.block(kept), kept.nonzero().view(-1)
         inside = f"({self.text})" if " + " in self.text else self.text
         text = f"{inside}, restricted to {_words(where, int(kept.sum()), self.size)}"
 
         def product(vector: Tensor) -> Tensor:
-            mask = kept if vector.dim() == 1 else kept[:, None]
-            return (self @ (vector * mask)) * mask
+            return torch.zeros_like(vector).index_copy_(0, places, inner @ vector[places])
 
         return self._like(product, text)
+
+    def block(self, where: Where) -> Operator:
+        """The rows and columns of A that ``where`` names, as an operator on vectors of their entries alone, in order.
+
+        Takes and raises what ``restrict`` does, and costs the same.
+
+        Example:
+            >>> op = Operator.of(torch.tensor([[2.0, 1.0], [1.0, 3.0]]))
+            >>> op.block(torch.tensor([False, True])) @ torch.ones(1)
+            tensor([3.])
+        """
+        kept = _mask(self, where).to(self.device)
+        inner, around = self._around(kept)
+        places, length = kept[around].nonzero().view(-1), int(around.sum())
+
+        def product(vector: Tensor) -> Tensor:
+            whole = vector.new_zeros(length, *vector.shape[1:]).index_copy_(0, places, vector)
+            return inner(whole)[places]
+
+        text = f"block of {len(places)} of {self.size} coordinates of the {self.text}"
+        return Operator(product, len(places), dtype=self.dtype, device=self.device, text=text, block=product)
+
+    def _around(self, kept: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """The product with the smallest block at hand that has all coordinates in ``kept``, and the mask of those."""
+        sizes = [p.numel() for p in self.layout.values()]
+        touched = [bool(part.any()) for part in kept.split(sizes)] if self._part and sizes else []
+        if self._part is None or all(touched) or not any(touched):
+            return self.__matmul__, torch.ones_like(kept)
+        inner = self._part([place for place, touch in enumerate(touched) if touch])
+
+        def product(vector: Tensor) -> Tensor:
+            self.products += 1 if vector.dim() == 1 else vector.shape[1]
+            return _by_columns(inner, vector)
+
+        filled = [torch.full_like(part, touch) for part, touch in zip(kept.split(sizes), touched, strict=True)]
+        return product, torch.cat(filled)
 
     def to_scipy(self) -> LinearOperator:
         """The same matrix for ``scipy.sparse.linalg``: products go to the device and back, and count.
@@ -204,6 +243,13 @@ class Operator:
         how = f", mode={self.plan.how!r}" if self.plan else ""
         cost = f", {self.plan.cost:.2g} gradients a product" if self.plan and self.plan.cost == self.plan.cost else ""
         return f"Operator({self.text}, size={self.size}, dtype={self.dtype}, device={self.device}{how}{cost})"
+
+
+def _by_columns(product: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
+    if vector.dim() == 1:
+        return product(vector)
+    columns = [product(column.contiguous()) for column in vector.T]
+    return torch.stack(columns, 1) if columns else torch.zeros_like(vector)
 
 
 def _mask(operator: Operator, where: Where) -> Tensor:
@@ -360,13 +406,15 @@ def _of(curvature: Curvature, batches: list[Examples], mode: str, memory: int | 
     problem, room = curvature.point.problem, budget(curvature.point.problem.device, memory)
     chosen = plan(curvature, batches, mode, room)
     laid = curvature.at(curvature.point.stored(chosen.channels_last))
+    products = Sum(laid, batches, chosen.mode, chosen.size, room, chosen.taped)
     operator = Operator(
-        Sum(laid, batches, chosen.mode, chosen.size, room, chosen.taped),
+        products,
         problem.size,
         dtype=problem.dtype,
         device=problem.device,
         text=f"{curvature.name} of {problem.describe()}",
         layout=problem.parameters,
+        part=products.part,
     )
     operator.plan, operator.noise = chosen, chosen.noise
     return operator

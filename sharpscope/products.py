@@ -56,6 +56,7 @@ class Point:
         channels_last: whether tensors of four dimensions are stored with the channels last.
         dtype: another one than the model's.
         buffers: other buffers than the model's, by name.
+        chosen: places of the parameters that the curvature is over; the others are constants.  All if None.
     """
 
     def __init__(
@@ -65,16 +66,23 @@ class Point:
         channels_last: bool = False,
         dtype: torch.dtype | None = None,
         buffers: Mapping[str, Tensor] | None = None,
+        chosen: Sequence[int] | None = None,
     ) -> None:
         self.problem, self.channels_last, self.dtype = problem, channels_last, dtype or problem.dtype
         self.objective = problem.objective if dtype is None else problem.objective.to(dtype)
-        self.weights: Vec = [self.laid(w.detach().clone()) for w in (problem.weights if at is None else at)]
+        self.everything: Vec = [self.laid(w.detach().clone()) for w in (problem.weights if at is None else at)]
+        self.chosen = list(range(len(self.everything))) if chosen is None else list(chosen)
+        self.weights: Vec = [self.everything[place] for place in self.chosen]
         found = dict(problem.model.named_buffers()) if buffers is None else buffers
         self.buffers = {name: self.laid(b.detach().clone()) for name, b in found.items()}
 
     def stored(self, channels_last: bool, dtype: torch.dtype | None = None) -> Point:
         """The same point in another memory layout or floating-point type."""
-        return Point(self.problem, self.weights, channels_last, dtype, self.buffers)
+        return Point(self.problem, self.everything, channels_last, dtype, self.buffers, self.chosen)
+
+    def part(self, chosen: Sequence[int]) -> Point:
+        """The same point with other parameters than ``chosen`` held constant."""
+        return Point(self.problem, self.everything, self.channels_last, self.dtype, self.buffers, chosen)
 
     def laid(self, x: Tensor) -> Tensor:
         """``x`` in the memory layout and floating-point type of this point."""
@@ -85,8 +93,11 @@ class Point:
         )
 
     def outputs(self, weights: Sequence[Tensor], batch: Examples) -> Any:
-        """Outputs of the model at other weights; what it writes into its buffers is forgotten."""
-        return self.problem.outputs(batch, weights, {name: b.clone() for name, b in self.buffers.items()})
+        """Outputs of the model at other (chosen) weights; what it writes into its buffers is forgotten."""
+        every = list(self.everything)
+        for place, weight in zip(self.chosen, weights, strict=True):
+            every[place] = weight
+        return self.problem.outputs(batch, every, {name: b.clone() for name, b in self.buffers.items()})
 
     def numerator(self, weights: Sequence[Tensor], batch: Examples) -> Tensor:
         """The sum of the losses of a batch."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Sum:
         with problem.guard(), torch.no_grad():
             for batch in problem.batches:
                 needed = problem.objective.denominator is not None
-                outputs = problem.outputs(batch, self.curvature.point.weights) if needed else None
+                outputs = problem.outputs(batch, self.curvature.point.everything) if needed else None
                 total += float(problem.objective.weight(outputs, batch.targets))
         return total
 
@@ -69,6 +70,14 @@ class Sum:
         torch._foreach_div_(sums, self.denominator)
         return flatten(sums)
 
+    def part(self, chosen: Sequence[int]) -> Sum:
+        """The block of the parameters at the places ``chosen``, on vectors of their entries alone.
+
+        It takes derivatives in no others, so what lies before the first of them in the model costs one pass forward.
+        """
+        inside = self.curvature.at(self.curvature.point.part(chosen))
+        return Sum(inside, self.batches, self.mode, None, max(0, self.memory - self.used), self.taped)
+
     def _part(self, number: int, direction: Vec) -> Vec:
         tape = self.tapes[number]
         if tape is not None:
@@ -78,7 +87,7 @@ class Sum:
         largest = max((t.nbytes for t in self.tapes if t is not None), default=0)
         if not self.taped or self.used + largest > self.memory:
             return product(direction)
-        alive = [*self.curvature.point.weights, *self.curvature.point.buffers.values()]
+        alive = [*self.curvature.point.everything, *self.curvature.point.buffers.values()]
         found, tape = Tape.record(product, direction, alive)
         if self.used + tape.nbytes <= self.memory:
             self.tapes[number], self.used = tape, self.used + tape.nbytes

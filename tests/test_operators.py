@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from scipy.sparse.linalg import eigsh
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharpscope.operators import Operator, fisher, ggn, hessian
 from sharpscope.problem import Problem
@@ -180,6 +182,53 @@ def test_restriction_to_anything() -> None:
     torch.testing.assert_close(matrix_of(twice), dense * mask * mask[:, None], rtol=1e-12, atol=1e-14)
     rest = operator.restrict(mask) + operator.restrict(~mask)
     torch.testing.assert_close(matrix_of(rest)[mask][:, mask], dense[mask][:, mask], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("make", [hessian, ggn, fisher, partial(fisher, kind="model")])
+def test_blocks_of_parameters_are_those_of_the_dense_matrix(make: Any) -> None:
+    """Derivatives are taken in the parameters of the block alone: layer by layer, and entry by entry."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    data = (torch.randn(7, 1, 3, 3), torch.randint(0, 3, (7,)))
+    problem = Problem(model, nn.CrossEntropyLoss(weight=torch.rand(3) + 0.5), data, batch_size=4)
+    rows = torch.arange(problem.size)
+    scattered = (torch.rand(problem.size) < 0.3) & (rows >= 10)  # nothing of the convolution
+    places = {"0.*": rows < 10, "4.weight": (rows >= 14) & (rows < 38), model[1]: (rows >= 10) & (rows < 14)}
+    for operator in (make(problem, mode="untimed"), make(problem, mode="double-backward", memory=0)):
+        dense, vector = matrix_of(operator), torch.randn(problem.size)
+        for where, kept in [*places.items(), (scattered, scattered)]:
+            block = operator.block(where)
+            torch.testing.assert_close(matrix_of(block), dense[kept][:, kept], rtol=1e-12, atol=1e-15)
+            whole = kept * (dense @ (kept * vector))
+            torch.testing.assert_close(operator.restrict(where) @ vector, whole, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("memory", [0, None])
+def test_a_block_of_the_last_layer_is_much_cheaper(memory: int | None) -> None:
+    """Counted in operations: nothing is pushed forward through the layers before it, or pulled back."""
+    width = nn.Sequential(*[nn.Sequential(nn.Linear(20, 20), nn.Tanh()) for _ in range(10)])
+    problem = Problem(
+        nn.Sequential(width, nn.Linear(20, 3)), nn.CrossEntropyLoss(), (torch.randn(9, 20), torch.arange(9) % 3)
+    )
+    operator = hessian(problem, mode="untimed", memory=memory)
+    whole, last = torch.randn(problem.size), operator.block("1.*")
+    small = torch.randn(last.size)
+    operator @ whole, last @ small  # tapes are recorded
+    with _Counter() as all_of_it:
+        operator @ whole
+    with _Counter() as one:
+        last @ small
+    assert one.count < (0.6 if memory == 0 else 0.3) * all_of_it.count
+    assert operator.products == 4
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sharpscope.operators import Operator
 from sharpscope.progress import bar
 from sharpscope.vectors import generator
 
-__all__ = ["Diagonal", "diagonal", "restricted", "top_of_block"]
+__all__ = ["Diagonal", "diagonal", "top_of_block"]
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,11 @@ def diagonal(operator: Operator, mask: Tensor, probes: int, seed: int, progress:
     return Diagonal(mean.cpu().numpy(), float(trace), error, float(inside), float(share), share_error)
 
 
-def restricted(operator: Operator, mask: Tensor) -> Operator:
-    """The block of the operator at the ones of ``mask`` (n,) bool: what v -> A v does within those coordinates."""
-    places = mask.to(operator.device).nonzero().view(-1)
-
-    def product(vector: Tensor) -> Tensor:
-        whole = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
-        return (operator @ whole.index_copy_(0, places, vector))[places]
-
-    text = f"block of {len(places)} of {operator.size} coordinates of the {operator.text}"
-    return Operator(product, len(places), dtype=operator.dtype, device=operator.device, text=text)
-
-
 def top_of_block(
     operator: Operator, mask: Tensor, tol: float, seed: int, progress: bool | None = None
 ) -> tuple[float, float]:
     """Largest algebraic eigenvalue of the masked block and its residual; nan for an empty mask."""
-    block = restricted(operator, mask)
+    block = operator.block(mask)
     if not block.size:
         return float("nan"), float("nan")
     found: Spectrum = spectrum(block, 1, tol, seed, progress=progress)

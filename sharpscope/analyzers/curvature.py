@@ -98,7 +98,7 @@ def curvature(
         top = spectrum(operator, min(k, operator.size), tol, seed, vectors=True, progress=progress)
     captured = _captured(top, masks, operator)
     traces, stderr = part_traces(operator, list(masks.values()), trace_products, seed, progress)
-    ones = [spectrum(block(operator, mask), 1, tol, seed, progress=progress) for mask in masks.values()]
+    ones = [spectrum(operator.block(mask), 1, tol, seed, progress=progress) for mask in masks.values()]
     sizes = np.array([int(mask.sum()) for mask in masks.values()], dtype=np.int64)
     values, residuals = (np.array([getattr(one, name)[0] for one in ones]) for name in ("eigenvalues", "residuals"))
     return Curvature(
@@ -116,19 +116,6 @@ def _captured(top: Spectrum, masks: Mapping[str, Tensor], operator: Operator) ->
         )
     squares = top.vectors.astype(np.float64) ** 2
     return np.stack([squares[:, mask.cpu().numpy()].sum(axis=1) for mask in masks.values()], axis=1)
-
-
-def block(operator: Operator, mask: Tensor) -> Operator:
-    """The rows and columns of A where ``mask`` (n,) is true, on vectors of shape (mask.sum(),)."""
-    places = mask.nonzero().view(-1)
-
-    def product(vector: Tensor) -> Tensor:
-        whole = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
-        whole[places] = vector
-        return (operator @ whole)[places]
-
-    text = f"{operator.text}, {len(places)} of {operator.size} coordinates"
-    return Operator(product, len(places), dtype=operator.dtype, device=operator.device, text=text)
 
 
 def _mask(operator: Operator, name: str, where: Any) -> Tensor:

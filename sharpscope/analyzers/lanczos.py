@@ -24,6 +24,7 @@ from sharpscope.vectors import generator
 __all__ = ["Ritz", "length", "quadrature", "thick_restart"]
 
 _CHUNK = 1 << 18  # entries of a vector that are copied at once
+_UPPER, _LOWER = 1e-3, 0.1  # floors of what a residual is relative to, in magnitudes of the largest eigenvalue
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Ritz:
     lost: np.ndarray  # (k,) float64, bound on the part of the residual that is not along ``tail``
     vectors: Tensor  # (k, n) unit rows
     tail: Tensor  # (n,) unit vector along which the residuals of the recurrence lie
+    scales: np.ndarray  # (k,) float64, what each residual is relative to
     restarts: int
 
 
@@ -54,7 +56,9 @@ def thick_restart(
 ) -> Ritz:
     """The ``count`` largest and ``low`` smallest (algebraic) Ritz pairs, each with residual <= tol |value|.
 
-    A value that is tiny beside the largest, below sqrt(machine epsilon) of it, is held to tol times that bound instead.
+    An eigenvalue near 0 has no relative residual: with M the largest magnitude of all, one below M / 1000 at the upper
+    end is held to tol M / 1000 instead, one below M / 10 at the lower end (mostly 0 in truth, and of a multiplicity
+    that takes 1 / sqrt(residual) products to tell from what lies close to it) to tol M / 10.
     ``basis`` bounds the vectors kept, ``most`` the products; ``tick`` is called after each product.  ``start`` is where
     to begin, a random vector if None; ``starts`` random directions must agree, the later ones drawn orthogonal to what
     the earlier ones found.  ``loose``: of the innermost pair of each end it is enough to be told apart from the next
@@ -68,18 +72,19 @@ def thick_restart(
         values, slopes, mixing = krylov.solve()
         ends = krylov.ends(count, low)
         lost = np.abs(krylov.lost[:, : krylov.filled] @ mixing).sum(axis=0)
-        scales = np.maximum(np.abs(values[ends]), np.sqrt(krylov.epsilon) * np.abs(values).max())
-        bounds = np.abs(slopes[ends]) + lost[ends]
+        bounds, floors = np.abs(slopes[ends]) + lost[ends], np.full(len(ends), _UPPER)
+        floors[count:] = _LOWER
+        scales = np.maximum(np.abs(values[ends]), floors * np.abs(values).max())
         small = bounds <= tol * scales
         if loose and len(ends) == count + low:
             for last in {count - 1, count + low - 1} - {-1, 0, count}:
                 small[last] |= abs(values[ends[last]] - values[ends[last - 1]]) > bounds[last] + bounds[last - 1]
         level, fine = 0.1 * tol * float(scales.min()), bool(np.all(bounds <= 0.2 * tol * scales))
-        if krylov.filled >= least and krylov.settled(values[ends], bool(np.all(small)), fine, level, starts):
+        if krylov.filled >= least and krylov.settled(values[ends], bounds, bool(np.all(small)), fine, level, starts):
             krylov.mix(mixing[:, ends])
             return Ritz(
                 values[ends].copy(), slopes[ends].copy(), lost[ends], krylov.vectors[: len(ends)], krylov.tail,
-                krylov.restarts,
+                scales, krylov.restarts,
             )  # fmt: skip
         if krylov.spent >= most:
             raise ArithmeticError(
@@ -127,7 +132,7 @@ class _Krylov:
         self.filled = self.restarts = self.spent = 0
         self.beta = 0.0
         self.coupling = np.zeros(0)  # u^T A tail of every basis vector u, as A u told
-        self.found: np.ndarray | None = None  # what the former starting directions led to
+        self.found: np.ndarray | None = None  # what the former starting directions led to, and the bounds of it
         self.agreed = self.since = self.needed = 0  # starts that led to it; products of this one; those it must make
         if start is None:
             self._fresh()
@@ -204,7 +209,9 @@ class _Krylov:
         last = self.filled - 1 - np.arange(min(low, self.filled))
         return np.concatenate([np.arange(min(count, self.filled)), last]).astype(int)
 
-    def settled(self, values: np.ndarray, small: bool, fine: bool, level: float, starts: int) -> bool:
+    def settled(
+        self, values: np.ndarray, bounds: np.ndarray, small: bool, fine: bool, level: float, starts: int
+    ) -> bool:
         """Whether pairs with small residuals are also the outermost ones, as far as the starting vectors can tell.
 
         One starting vector sees one vector of every eigenspace.  Where all that it sees has converged (the tail is
@@ -217,9 +224,9 @@ class _Krylov:
         whole = self.beta <= level
         if not small or (not whole and self.since < self.needed):
             return False
-        same = self.found is not None and len(self.found) == len(values)
-        scale = max(math.sqrt(self.epsilon) * float(np.abs(values).max(initial=0.0)), level)
-        same = same and bool(np.all(np.abs(self.found - values) <= scale))
+        least = max(math.sqrt(self.epsilon) * float(np.abs(values).max(initial=0.0)), level)
+        former = self.found if self.found is not None and self.found.shape[1] == len(values) else None
+        same = former is not None and np.all(np.abs(former[0] - values) <= np.maximum(former[1] + bounds, least))
         agreed = self.agreed + 1 if same else 1
         if agreed >= max(starts, 2 if whole or self.found is not None else 1):
             return True
@@ -227,7 +234,7 @@ class _Krylov:
             return False
         self.agreed = agreed
         self.needed = self.spent if self.found is None and not whole else 2 * len(values) + 10
-        self.found, self.since = values.copy(), 0
+        self.found, self.since = np.stack([values, bounds]), 0
         if self.beta:
             self.branch()
         return False

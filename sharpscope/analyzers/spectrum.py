@@ -117,6 +117,8 @@ def spectrum(
         problem: a Problem (its Hessian at the model's current weights) or an Operator.
         k: how many, 1 <= k <= n.
         tol: relative residual; an eigenvalue is then off by about tol^2.  Above 1e-3 a close neighbour may be missed.
+            Near 0 it is relative to the largest magnitude M of all eigenvalues: to M / 1000 at the upper end, to M / 10
+            at the lower, which for a positive semi-definite matrix is 0 many times over.
         seed: of the starting vector.
         which: "largest", "smallest", or "both" ends of the spectrum, k eigenvalues each, from the same products.
         vectors: keep the Ritz vectors of ``eigenvalues``, (k, n).
@@ -124,7 +126,8 @@ def spectrum(
             from the k-th: that none larger was missed rests on the earlier result and a tenth of a random direction.
         starts: random directions that must agree.  One may miss copies of an exactly multiple eigenvalue, 2 do not.
         confirm: "together", or "each": one fresh product per pair gives its true residual.
-        basis: most Krylov vectors held at once (memory: basis + 3 vectors); 2 k + 20 by default, at least k + 4.
+        basis: most Krylov vectors held at once (memory: basis + 3 vectors); 2 k + 20 by default; for a lower end, which
+            takes longer, 2 k + 50 (4 k + 52 for both); at least k + 4.
         max_products: gives up beyond, in words.
         progress: show a progress bar; None shows it on a terminal only.
 
@@ -140,11 +143,11 @@ def spectrum(
     top, low = (0 if which == "smallest" else pairs), (0 if which == "largest" else pairs)
     with torch.no_grad(), bar(None, f"spectrum, {k} eigenvalues", progress) as shown:
         ritz = thick_restart(
-            operator, top, tol, seed, basis or 2 * (top + low) + 18, max_products, lambda: shown.update(1),
-            low=low, start=begin, starts=starts, loose=start is not None,
+            operator, top, tol, seed, basis or 2 * (top + low) + (48 if low else 18), max_products,
+            lambda: shown.update(1), low=low, start=begin, starts=starts, loose=start is not None,
         )  # fmt: skip
         residuals, noise = _confirm(operator, ritz, seed, confirm == "each")
-    _check_noise(operator, ritz.values, noise, tol, k, pairs)
+    _check_noise(operator, np.concatenate([ritz.scales[:k], ritz.scales[pairs : pairs + k]]), noise, tol)
     values = ritz.values
     guard = (float(values[k]), float(residuals[k])) if pairs > k else (float("nan"), float("nan"))
     low_end = slice(pairs, pairs + k) if which == "both" else None
@@ -211,14 +214,13 @@ def _discrepancy(operator: Operator, ritz: Ritz, weights: np.ndarray) -> Tensor:
     return product.add_(ritz.tail, alpha=-float(weights @ ritz.slopes))
 
 
-def _check_noise(operator: Operator, values: np.ndarray, noise: float, tol: float, k: int, pairs: int) -> None:
-    """Raise ArithmeticError where fresh products differ by more than the tolerance of an eigenvalue that is not 0."""
-    wanted = np.abs(np.concatenate([values[:k], values[pairs : pairs + k]]))
-    wanted = wanted[wanted > noise]
-    if len(wanted) and noise > tol * wanted.min():
+def _check_noise(operator: Operator, scales: np.ndarray, noise: float, tol: float) -> None:
+    """Raise ArithmeticError where fresh products differ by more than residuals may be."""
+    least = float(scales.min())
+    if noise > tol * least:
         raise ArithmeticError(
-            f"the spectrum got tol={tol:g}, expected at least {noise / wanted.min():.2g}: fresh products of the "
-            f"{operator.text} differ by {noise:.3g} from those before, beside an eigenvalue of {wanted.min():.6g}; "
+            f"the spectrum got tol={tol:g}, expected at least {noise / least if least else 1.0:.2g}: fresh products of "
+            f"the {operator.text} differ by {noise:.3g} from those before, beside an eigenvalue of {least:.6g}; "
             f"raise tol, lower k, or make the loss more exact (float64, no TF32, nothing random)"
         )
 

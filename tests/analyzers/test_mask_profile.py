@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
-from sharpscope.analyzers.blocks import diagonal, restricted, top_of_block
+from sharpscope.analyzers.blocks import diagonal, top_of_block
 from sharpscope.analyzers.mask_profile import mask_profile
 from sharpscope.analyzers.parameters import KINDS, depths_of, kinds_of
 from sharpscope.analyzers.profile import MaskProfile
@@ -244,7 +244,7 @@ def test_blocks() -> None:
     half = torch.randn(20, 20)
     matrix = half + half.T
     mask = torch.rand(20) < 0.5
-    block = restricted(Operator.of(matrix), mask)
+    block = Operator.of(matrix).block(mask)
     v = torch.randn(block.size)
     assert torch.allclose(block @ v, matrix[mask][:, mask] @ v)
     top, error = top_of_block(Operator.of(matrix), mask, 1e-6, 0)

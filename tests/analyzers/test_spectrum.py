@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.models.resnet import resnet20
-from sharpscope.operators import Operator, hessian
+from sharpscope.operators import Operator, fisher, ggn, hessian
 from sharpscope.problem import Problem, ProblemError
 from tests.reference_curvature import CASES, TASKS, Dense, make_case, make_targets
 
@@ -115,6 +115,36 @@ def test_both_ends(name: str, basis: int | None) -> None:
     for found, bounds in ((both.lowest, both.lowest_residuals), (low.eigenvalues, low.residuals)):
         np.testing.assert_allclose(found, values[:5], atol=1e-8 * scale)
         assert np.all(np.abs(found - values[:5]) <= bounds + 1e-14 * scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["ggn", "fisher"])
+def test_a_lower_end_of_zeros(kind: str, dtype: torch.dtype) -> None:
+    """What is 0 many times over is held to a tenth of the largest eigenvalue: 20 examples, 113 parameters."""
+    model = nn.Sequential(nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 5)).to(dtype)
+    random = torch.Generator().manual_seed(1)
+    data = (torch.randn(20, 12, generator=random).to(dtype), torch.randint(0, 5, (20,), generator=random))
+    problem = Problem(model, nn.CrossEntropyLoss(), data)
+    operator = ggn(problem) if kind == "ggn" else fisher(problem)
+    values = np.sort(np.linalg.eigvalsh((operator @ torch.eye(operator.size, dtype=dtype)).double().numpy()))
+    both, low = (spectrum(operator, k=3, which=which) for which in ("both", "smallest"))  # type: ignore[arg-type]
+    np.testing.assert_allclose(both.eigenvalues, values[:-4:-1], rtol=1e-5)
+    assert both.products < 2 * operator.size
+    for found, bounds in ((both.lowest, both.lowest_residuals), (low.eigenvalues, low.residuals)):
+        assert found is not None and bounds is not None
+        assert np.all(np.abs(found) <= 2e-4 * values[-1]) and np.all(bounds <= 2e-4 * values[-1])
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest", "both"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_and_next_to_nothing(which: Any, dtype: torch.dtype) -> None:
+    zero = spectrum(Operator(torch.zeros_like, 60, dtype=dtype), k=3, which=which)
+    assert np.all(zero.eigenvalues == 0.0) and np.all(zero.residuals == 0.0) and zero.noise == 0.0
+    assert zero.lowest is None or np.all(zero.lowest == 0.0)
+    for values in (np.linspace(-1, 1, 60), np.append(np.zeros(57), [1.0, 2.0, 3.0])):
+        tiny = spectrum(quadratic(1e-30 * values, dtype), k=3, which=which)
+        true = np.sort(values)[:3] if which == "smallest" else np.sort(values)[:-4:-1]
+        np.testing.assert_allclose(1e30 * tiny.eigenvalues, true, atol=2e-4)
 
 
 def test_every_pair_is_confirmed_on_request() -> None:
