@@ -118,6 +118,7 @@ def _demo(name: str, root: str | None, out: str | None, figures: str | None, see
 @click.option("--out", required=True, metavar="RUN", help="Where the run goes; must not exist, unless --resume.")
 @click.option("--resume", is_flag=True, help="Go on where the run stopped.")
 @click.option("--keep-checkpoints", "keep", default=1, show_default=True, help="Latest checkpoints to keep.")
+@click.option("--record-every", type=int, metavar="STEPS", help="Keep the weights every so many steps: a trajectory.")
 @_command
 def _train(
     data: str,
@@ -128,6 +129,7 @@ def _train(
     out: str,
     resume: bool,
     keep: int,
+    record_every: int | None,
     **settings: Any,
 ) -> None:
     """Train a network under a rule and keep curves, masks and checkpoints in RUN.
@@ -137,7 +139,7 @@ def _train(
                  --rule "ssam_f(rho=0.1, sparsity=0.5)" --epochs 20 --seed 0 --out runs/ssam
     """
     experiment = Experiment(Settings(**settings), data, root, model, train_images, test_images)
-    run = train_run(experiment, out, resume=resume, keep_checkpoints=keep)
+    run = train_run(experiment, out, resume=resume, keep_checkpoints=keep, record_every=record_every)
     click.echo(table(run))
 
 
@@ -289,8 +291,9 @@ def _verify(run: str, quarantine: bool) -> None:
 @main.command("prune")
 @click.argument("run")
 @click.option("--keep-checkpoints", "keep", default=1, show_default=True, help="Latest checkpoints to keep.")
+@click.option("--trajectory", is_flag=True, help="Remove the recorded weights along training too.")
 @_command
-def _prune(run: str, keep: int) -> None:
+def _prune(run: str, keep: int, trajectory: bool) -> None:
     """Remove old checkpoints of RUN and of its children; the last one of each always stays.
 
     \b
@@ -298,15 +301,18 @@ def _prune(run: str, keep: int) -> None:
     """
     opened = open_run(run)
     before = sum(size for _, _, size in opened.tree())
-    removed = _pruned(opened, keep)
+    removed, points = _pruned(opened, keep, trajectory)
     freed = before - sum(size for _, _, size in opened.tree())
-    click.echo(f"{run}: removed {removed} checkpoints, {freed:,} B")
+    recorded = f" and {points} points of trajectories" if trajectory else ""
+    click.echo(f"{run}: removed {removed} checkpoints{recorded}, {freed:,} B")
 
 
-def _pruned(run: Run, keep: int) -> int:
+def _pruned(run: Run, keep: int, trajectory: bool) -> tuple[int, int]:
     with run.lock():
         removed = len(run.prune(keep))
-    return removed + sum(_pruned(run.child(name), keep) for name in run.children())
+        points = len(run.prune_trajectory(run.trajectory())) if trajectory else 0
+    inside = [_pruned(run.child(name), keep, trajectory) for name in run.children()]
+    return removed + sum(one for one, _ in inside), points + sum(other for _, other in inside)
 
 
 def _finished(run: Run) -> bool:

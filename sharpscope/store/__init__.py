@@ -10,12 +10,14 @@ from sharpscope.store.pack import is_run, open_run, pack_run, unpack_run
 from sharpscope.store.provenance import provenance, weights_digest
 from sharpscope.store.results import load, save
 from sharpscope.store.run import Run, create_run
+from sharpscope.store.snapshots import Snapshots
 from sharpscope.store.steps import StepWriter
 from sharpscope.store.weights import load_weights
 
 __all__ = [
     "Damage",
     "Run",
+    "Snapshots",
     "StepWriter",
     "StoreError",
     "collect",

@@ -9,7 +9,7 @@ name           type     meaning
 =============  =======  =============================================================================================
 format         text     "sharpscope"
 schema         integer  2; a reader refuses a greater number and reads every smaller one (see ``UPGRADES``)
-kind           text     "run", "checkpoint", "masks", "result" or "packed run" (see ``run``, ``pack``)
+kind           text     "run", "checkpoint", "weights", "masks", "result", "packed run" (see ``run``)
 created        text     ISO 8601 time with time zone
 sharpscope, python, platform, packages
                text     what wrote the part; ``packages`` is such as "h5py 3.16.0, hdf5 2.0.0, numpy 2.4.6, ..."
