@@ -7,6 +7,8 @@ SAM-vs-SGD gradient ratio, filter-normalised loss surfaces, certified Hessian sp
 from sharpscope.analyzers.cross_check import CrossCheck, cross_check
 from sharpscope.analyzers.curvature import Curvature, curvature
 from sharpscope.analyzers.density import Density, density
+from sharpscope.analyzers.directions import Directions, random_directions
+from sharpscope.analyzers.headings import gradient_direction, hessian_directions, pca_directions, towards
 from sharpscope.analyzers.mask_profile import mask_profile
 from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
 from sharpscope.analyzers.profile import MaskProfile
@@ -101,6 +103,13 @@ __all__ = [
     "surface",
     "trace",
     "track",
+    # directions of lines and surfaces
+    "Directions",
+    "gradient_direction",
+    "hessian_directions",
+    "pca_directions",
+    "random_directions",
+    "towards",
     # training: the optimizer and the methods by name
     "Batch",
     "SharpnessAware",
