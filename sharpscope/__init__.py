@@ -18,6 +18,7 @@ from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surface import Line, Surface, line, surface
 from sharpscope.analyzers.trace import Trace, trace
 from sharpscope.analyzers.track import Track, track
+from sharpscope.analyzers.trajectory import Trajectory, TrajectoryRecorder, trajectory
 from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTensors, Top
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
@@ -91,6 +92,8 @@ __all__ = [
     "Surface",
     "Trace",
     "Track",
+    "Trajectory",
+    "TrajectoryRecorder",
     "cross_check",
     "curvature",
     "density",
@@ -103,6 +106,7 @@ __all__ = [
     "surface",
     "trace",
     "track",
+    "trajectory",
     # directions of lines and surfaces
     "Directions",
     "gradient_direction",
