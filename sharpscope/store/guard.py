@@ -9,7 +9,7 @@ was not met before; data are read only when layout, type, filters and size are k
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,9 +57,12 @@ def reading(where: str) -> Iterator[None]:
         ) from error
 
 
-def read_branch(group: h5py.Group, where: str, limit: int = LIMIT) -> Branch:
-    """Every node under a group, checked and in memory; raises StoreError at the first thing that is not plain."""
-    return _Walk(where, group.file.id.get_filesize(), limit).branch(group, "", 0)
+def read_branch(group: h5py.Group, where: str, limit: int = LIMIT, skip: Set[str] = frozenset()) -> Branch:
+    """Every node under a group, checked and in memory; raises StoreError at the first thing that is not plain.
+
+    What stands in the group itself under a name of ``skip`` is not opened.
+    """
+    return _Walk(where, group.file.id.get_filesize(), limit, skip).branch(group, "", 0)
 
 
 def checked_child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset | None:
@@ -102,8 +105,8 @@ def read_attributes(target: h5py.Group | h5py.Dataset, where: str, path: str = "
 class _Walk:
     """One pass over one file: what was met, how many bytes were declared and stored."""
 
-    def __init__(self, where: str, size: int, limit: int) -> None:
-        self.where, self.size, self.limit = where, size, limit
+    def __init__(self, where: str, size: int, limit: int, skip: Set[str] = frozenset()) -> None:
+        self.where, self.size, self.limit, self.skip = where, size, limit, skip
         self.met: set[Any] = set()
         self.declared = self.stored = 0
 
@@ -141,6 +144,8 @@ class _Walk:
         children: dict[str, Node] = {}
         for raw in list(group.id):
             name = raw.decode()
+            if not path and name in self.skip:
+                continue
             place = f"{path}/{name}"
             target = self.open(group, raw, place)
             children[name] = (
