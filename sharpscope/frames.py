@@ -78,7 +78,8 @@ def _split(fields: dict[str, Any], dims: dict[str, str]) -> tuple[Variables, dic
     rest: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
-            inner, plain = _split({f"{name}.{key}": item for key, item in value.items()}, {})
+            parts = {f"{name}.{key}": item for key, item in value.items()}
+            inner, plain = _split(parts, dict.fromkeys(parts, " ".join(named[name])) if name in named else {})
             variables, rest = variables | inner, rest | plain
         elif isinstance(value, np.ndarray) or (isinstance(value, tuple | list) and len(value)):
             array = np.asarray(value)

@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"optimizers", "analyzers"},
     {"data", "models"},
     {"store", "plots"},
-    {"training", "figures", "resume"},
+    {"training", "figures", "resume", "points"},
     {"runs"},
     {"analyses"},
     {"demo", "recipes"},
