@@ -32,6 +32,7 @@ from sharpscope.optimizers.shell import SharpnessAware
 from sharpscope.optimizers.text import RuleError, parse
 from sharpscope.packed import PackedMask
 from sharpscope.plots import plot
+from sharpscope.points import PointFile
 from sharpscope.problem import Problem, ProblemError
 from sharpscope.results import Result
 from sharpscope.resume import resumable
@@ -109,6 +110,7 @@ __all__ = [
     "trajectory",
     # directions of lines and surfaces
     "Directions",
+    "PointFile",
     "gradient_direction",
     "hessian_directions",
     "pca_directions",

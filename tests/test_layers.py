@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"optimizers", "analyzers"},
     {"data", "models"},
     {"store", "plots"},
-    {"training", "figures", "resume", "exchange"},
+    {"training", "figures", "resume", "points", "exchange"},
     {"runs"},
     {"analyses"},
     {"demo", "recipes"},

@@ -110,7 +110,7 @@ class Directions:
         return self._with(tuple(found), "orthogonalised")
 
     def on(self, mask: Mapping[str, Tensor] | PackedMask, inside: bool = True) -> Directions:
-        """The directions on the subspace of a mask: entries where it is 0 do not move (``inside=False``: where it is 1).
+        """The directions on a mask's subspace: entries where it is 0 do not move (``inside=False``: where it is 1).
 
         ``mask`` is ``{parameter name: boolean tensor}`` or a PackedMask; a parameter that it leaves out is masked 0.
         Raises ValueError for names and shapes of another model, and for masks that are not boolean.
@@ -185,8 +185,8 @@ def random_directions(
         seed: a whole number.
         count: of directions.
         include_1d: tensors with less than two dims (biases, norm layers) do not move unless this is true; then each
-            counts as one filter.  (The authors' code copies the weights of such a tensor where it includes them, so that
-            all directions share that part; here they are random like the rest.)
+            counts as one filter.  (The authors' code, where it includes them, takes a copy of the weights, which
+            all directions then share; here they are random like the rest.)
 
     Raises ValueError for another scaling, a seed that is no whole number, a count below 1, and weights of which nothing
     can move.

@@ -27,8 +27,9 @@ def hessian_directions(
 
     Args:
         problem: whose Hessian.
-        found: its spectrum, with vectors; computed with ``options`` (those of ``spectrum``) if None.
+        found: its spectrum, with vectors; computed if None.
         which: places in the spectrum, from 0, the largest eigenvalue.
+        options: of ``spectrum``, where it is computed: ``tol``, ``seed``, ``progress``.
 
     Raises ValueError for a spectrum without vectors, of another size, or without the places asked for.
 
