@@ -18,7 +18,7 @@ from sharpscope.pieces import check_count
 from sharpscope.problem import Problem
 from sharpscope.vectors import Vec, generator
 
-__all__ = ["SCALINGS", "Directions", "filter_normalised", "gaussian", "random_directions", "scaled"]
+__all__ = ["SCALINGS", "Directions", "filter_normalised", "gaussian", "random_directions", "scaled", "unit_of"]
 
 SCALINGS = ("filter", "layer", "weight", "none")
 AXES = ("x", "y")  # the salt of the first direction and of the second
@@ -270,3 +270,10 @@ def _where(x: Tensor, mask: Tensor | None, inside: bool) -> Tensor:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def unit_of(text: str) -> str:
+    """The unit of a coordinate along directions that were made as ``text`` says."""
+    word = text.split(",")[0]
+    named = {"filter": "filter norms", "layer": "layer norms", "weight": "weights"}
+    return named.get(word, "filter norms" if "filter" in word else "units of the direction")

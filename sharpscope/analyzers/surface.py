@@ -8,17 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sharpscope.analyzers.directions import Directions
+from sharpscope.analyzers.directions import Directions, unit_of
 from sharpscope.analyzers.plane import Ask, Metrics, Plane, Resume
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Dims, Result
 
-__all__ = ["EVALUATED", "INTERPOLATED", "NON_FINITE", "Line", "Surface", "line", "surface"]
+__all__ = ["EVALUATED", "INTERPOLATED", "MISSING", "NON_FINITE", "Line", "Surface", "line", "surface"]
 
 Span = float | tuple[float, float]
 
-EVALUATED, INTERPOLATED, NON_FINITE = 1, 2, 3  # the status of a point
+MISSING, EVALUATED, INTERPOLATED, NON_FINITE = 0, 1, 2, 3  # the status of a point; only files of others miss any
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,6 +45,10 @@ class Line(Result):
     precision_error_95: float = 0.0  # 95th percentile of the same
     precision_points: int = 0  # points behind it
 
+    def units(self) -> dict[str, str]:
+        """The unit of every array."""
+        return _units(self.directions, "alpha")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Surface(Result):
@@ -66,7 +70,7 @@ class Surface(Result):
     examples: int  # examples behind every point
     problem: str  # loss, examples, BatchNorm mode, dtype in words
     metrics: dict[str, np.ndarray] = field(default_factory=dict)  # by name, (ny, nx) float64
-    status: np.ndarray | None = None  # (ny, nx) uint8: 1 evaluated, 2 interpolated, 3 not finite; None: see evaluated
+    status: np.ndarray | None = None  # (ny, nx) uint8: 0 missing, 1 evaluated, 2 interpolated, 3 not finite
     tolerance: float | None = None  # that was asked for, relative; None for a full plane
     error: float = 0.0  # estimated largest relative error of interpolated losses, from points held out
     how: str = ""  # how outputs were computed; surface(..., how=how) repeats the bits
@@ -79,6 +83,19 @@ class Surface(Result):
     def evaluated(self) -> np.ndarray:
         """(ny, nx) bool: where the model was evaluated rather than the loss interpolated."""
         return np.ones(self.loss.shape, dtype=bool) if self.status is None else self.status != INTERPOLATED
+
+    def units(self) -> dict[str, str]:
+        """The unit of every array."""
+        return _units(self.directions, "alpha", "beta")
+
+
+def _units(directions: str, *axes: str) -> dict[str, str]:
+    return {
+        **dict.fromkeys(axes, unit_of(directions)),
+        "loss": "mean loss per example",
+        "stderr": "mean loss per example",
+        "radius": "norm of the weights",
+    }
 
 
 def line(

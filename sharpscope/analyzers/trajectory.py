@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpscope.analyzers.directions import Directions
+from sharpscope.analyzers.directions import Directions, unit_of
 from sharpscope.analyzers.headings import Weights, pca_directions, weights_of
 from sharpscope.pieces import check_count
 from sharpscope.problem import Problem
@@ -34,6 +34,11 @@ class Trajectory(Result):
     directions: str  # how the directions were made
     digest: str  # of the directions
     norm: float  # |w| of the centre
+
+    def units(self) -> dict[str, str]:
+        """The unit of every array that has one."""
+        lengths = dict.fromkeys(("residual", "distance"), "Euclidean distance in weight space")
+        return {"coordinates": unit_of(self.directions), "step": "optimizer steps", **lengths}
 
 
 def trajectory(

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from sharpscope.analyzers.directions import Directions
-from sharpscope.analyzers.surface import Line, Surface
+from sharpscope.analyzers.surface import EVALUATED, MISSING, NON_FINITE, Line, Surface
 from sharpscope.analyzers.trajectory import Trajectory
 from sharpscope.problem import Problem
 from sharpscope.store import StoreError, read_arrays, write_arrays
@@ -47,7 +47,7 @@ __all__ = [
 
 KINDS = ("weights", "states")
 AXES = ("xdirection", "ydirection")
-MISSING = -1.0
+MINUS_ONE = -1.0  # their value of a point that was not evaluated
 PathLike = str | os.PathLike[str]
 
 
@@ -159,14 +159,15 @@ def write_li_surface(
 ) -> Path:
     """Write a surface or line as their plotting code reads it; points that were not evaluated become -1.
 
-    ``directions_file`` is kept as ``dir_file``.  Standard errors, radii and how the surface was made have no place in
+    ``directions_file`` is kept as ``dir_file``.  The metric "accuracy" (or "error") becomes ``train_acc`` in percent,
+    interpolated losses are written like others.  Standard errors, radii and how the surface was made have no place in
     their files; use ``save`` to keep everything.  Raises StoreError where the file cannot be written.
     """
     arrays: dict[str, Any] = {"dir_file": directions_file, "xcoordinates": np.asarray(result.alpha, np.float64)}
     if isinstance(result, Surface):
         arrays["ycoordinates"] = np.asarray(result.beta, np.float64)
     for name, values in _curves(result).items():
-        kept = np.where(_missing(result), MISSING, np.asarray(values, np.float64))
+        kept = np.where(_missing(result), MINUS_ONE, np.asarray(values, np.float64))
         arrays[name] = _to_their_layout(kept)
     return write_arrays(path, arrays, replace)
 
@@ -174,7 +175,8 @@ def write_li_surface(
 def read_li_surface(path: PathLike) -> Surface | Line:
     """The surface (or line, where there are no ``ycoordinates``) in a file of their code.
 
-    What the file does not say is nan: standard errors, radii, lengths of the directions.  The loss at the centre is
+    ``train_acc`` becomes the metric "accuracy", a share; other curves are metrics under their own names.  What the file
+    does not say is nan: standard errors, radii, lengths of the directions.  The loss at the centre is
     that of the point (0, 0), nan where the grid has none.  Raises StoreError for a damaged or foreign file and for
     arrays whose size is not that of the grid.
     """
@@ -272,23 +274,37 @@ CURVES = ("train_loss", "train_acc", "test_loss", "test_acc", "min_eig", "max_ei
 
 
 def _curves(result: Surface | Line) -> dict[str, np.ndarray]:
-    return {"train_loss": result.loss}
+    """What their files have a name for."""
+    metrics, found = result.metrics, {"train_loss": result.loss}
+    if "accuracy" in metrics or "error" in metrics:
+        share = metrics["accuracy"] if "accuracy" in metrics else 1 - metrics["error"]
+        found["train_acc"] = 100 * share
+    return found | {name: metrics[name] for name in CURVES[2:] if name in metrics}
 
 
 def _missing(result: Surface | Line) -> np.ndarray:
-    return np.zeros(result.loss.shape, dtype=bool)
+    """Points without any value."""
+    status = result.status if isinstance(result, Surface) else None
+    return np.zeros(result.loss.shape, dtype=bool) if status is None else np.asarray(status == MISSING)
 
 
 def _made(x: np.ndarray, y: np.ndarray | None, values: dict[str, np.ndarray], text: str) -> Surface | Line:
-    loss = np.where(values["train_loss"] == MISSING, np.nan, values["train_loss"])
-    unknown = np.full(loss.shape, np.nan)
-    nan = float("nan")
-    at = tuple(int(np.argmin(np.abs(axis))) for axis in ((x,) if y is None else (y, x)))
-    zero = all(abs(axis[place]) < 1e-12 for axis, place in zip((x,) if y is None else (y, x), at, strict=True))
+    gone = values["train_loss"] == MINUS_ONE
+    loss = np.where(gone, np.nan, values.pop("train_loss"))
+    metrics = {name: np.where(gone, np.nan, curve) for name, curve in values.items()}
+    if "train_acc" in metrics:
+        metrics = {"accuracy": metrics.pop("train_acc") / 100, **metrics}
+    unknown, nan = np.full(loss.shape, np.nan), float("nan")
+    axes = (x,) if y is None else (y, x)
+    at = tuple(int(np.argmin(np.abs(axis))) for axis in axes)
+    zero = all(abs(axis[place]) < 1e-12 for axis, place in zip(axes, at, strict=True))
     center = float(loss[at]) if zero else nan
     if y is None:
-        return Line(x, loss, unknown, unknown, center, nan, text, 0, "float32", 0, text)
-    return Surface(x, y, loss, unknown, unknown, center, np.full(2, nan), nan, text, 0, "float32", 0, text)
+        return Line(x, loss, unknown, unknown.copy(), center, nan, text, None, "float32", 0, text, metrics)
+    status = np.where(gone, MISSING, np.where(np.isfinite(loss), EVALUATED, NON_FINITE)).astype(np.uint8)
+    return Surface(
+        x, y, loss, unknown, unknown.copy(), center, np.full(2, nan), nan, text, None, "float32", 0, text, metrics, status
+    )
 
 
 def _some(arrays: Any) -> str:

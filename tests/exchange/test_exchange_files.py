@@ -33,10 +33,12 @@ def problem() -> Problem:
 
 @pytest.fixture(scope="module")
 def plane(problem: Problem) -> Surface:
-    found = surface(problem, (5, 4), ((-1.0, 1.0), (-0.5, 2.0)))
+    found = surface(problem, (5, 4), ((-1.0, 1.0), (-0.5, 2.0)), metrics=["accuracy"])
     loss = found.loss.copy()
     loss[0, 1], loss[2, 3] = np.nan, np.inf
-    return dataclasses.replace(found, loss=loss)
+    status = np.full(loss.shape, 1, np.uint8)
+    status[0, 1], status[2, 3], status[1, 1] = 3, 3, 2
+    return dataclasses.replace(found, loss=loss, status=status)
 
 
 def results(problem: Problem, plane: Surface) -> list[Result]:
@@ -51,12 +53,12 @@ def test_csv_comes_back_bit_for_bit(problem: Problem, plane: Surface, tmp_path: 
 
 
 def test_csv_is_a_plain_table(plane: Surface, tmp_path: Path) -> None:
-    table = pandas.read_csv(export(plane, tmp_path / "s.csv"), comment="#", float_precision="round_trip")
+    table = pandas.read_csv(export(plane, tmp_path / "s.csv"), comment="#")
     assert len(table) == 20
     for _, row in table.iterrows():
         i, j = list(plane.beta).index(row.beta), list(plane.alpha).index(row.alpha)
-        np.testing.assert_equal(row.loss, plane.loss[i, j])
-        np.testing.assert_equal(row.stderr, plane.stderr[i, j])
+        np.testing.assert_allclose(row.loss, plane.loss[i, j], rtol=1e-15)
+        np.testing.assert_allclose(row.stderr, plane.stderr[i, j], rtol=1e-15)
 
 
 def structured_grid(path: Path) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
@@ -93,6 +95,8 @@ def test_vtk_is_the_plane(plane: Surface, tmp_path: Path, height: str) -> None:
             assert tuple(points[place, :2]) == (plane.alpha[j], plane.beta[i])
             np.testing.assert_equal(found["loss"][place], plane.loss[i, j])
             np.testing.assert_equal(found["stderr"][place], plane.stderr[i, j])
+            assert found["metrics_accuracy"][place] == plane.metrics["accuracy"][i, j]
+            assert found["status"][place] == plane.status[i, j]
             assert found["finite"][place] == good[i, j]
             expected = z[i, j] if good[i, j] or height == "flat" else z[good].max()
             assert points[place, 2] == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,34 @@ def test_a_line_comes_back(problem: Problem, tmp_path: Path) -> None:
 def test_minus_one_is_missing_and_nan_is_not_finite(tmp_path: Path) -> None:
     data = their_plane(lambda a, b: -1.0 if a < 0 else np.nan if b > 1 else 2.0, X, Y)
     found = read_li_surface(their_file(tmp_path / "s.h5", xcoordinates=X, ycoordinates=Y, train_loss=data))
+    assert found.status is not None
+    assert found.status.tolist() == [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 3, 3, 3]]
     assert np.isnan(found.loss[:, :2]).all()
     assert np.isnan(found.loss[2]).all()
     assert (found.loss[:2, 2:] == 2.0).all()
     again = read_li_surface(write_li_surface(found, tmp_path / "again.h5"))
-    assert again == read_li_surface(their_file(tmp_path / "again.h5", xcoordinates=X, ycoordinates=Y, train_loss=data))
+    assert dataclasses.replace(again, directions="", problem="") == dataclasses.replace(
+        found, directions="", problem=""
+    )
+
+
+def test_accuracies_are_percent_in_their_files(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    problem = Problem(model, nn.CrossEntropyLoss(), (torch.randn(9, 3), torch.randint(2, (9,))))
+    for metric in ("accuracy", "error"):
+        plane = surface(problem, (3, 4), metrics=metric)
+        path = write_li_surface(plane, tmp_path / f"{metric}.h5")
+        right = plane.metrics[metric] if metric == "accuracy" else 1 - plane.metrics[metric]
+        with h5py.File(path) as file:
+            assert np.array_equal(file["train_acc"][:].ravel(), 100 * right.ravel())
+        back = read_li_surface(path)
+        np.testing.assert_allclose(back.metrics["accuracy"], right, rtol=1e-15)
+    more = their_file(
+        tmp_path / "more.h5", xcoordinates=X, train_loss=np.ones(5), test_acc=np.full(5, 50.0), max_eig=np.arange(5.0)
+    )
+    found = read_li_surface(more)
+    assert found.metrics["test_acc"].tolist() == [50.0] * 5
+    assert found.metrics["max_eig"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 @pytest.mark.parametrize("kind", ["weights", "states"])
