@@ -6,6 +6,7 @@ SAM-vs-SGD gradient ratio, filter-normalised loss surfaces, certified Hessian sp
 
 from sharpscope.analyzers.cross_check import CrossCheck, cross_check
 from sharpscope.analyzers.curvature import Curvature, curvature
+from sharpscope.analyzers.curvature_map import CurvatureMap, curvature_map
 from sharpscope.analyzers.density import Density, density
 from sharpscope.analyzers.directions import Directions, random_directions
 from sharpscope.analyzers.headings import gradient_direction, hessian_directions, pca_directions, towards
@@ -78,6 +79,7 @@ __all__ = [
     # analyzers and their results
     "CrossCheck",
     "Curvature",
+    "CurvatureMap",
     "Density",
     "GradientRatio",
     "History",
@@ -97,6 +99,7 @@ __all__ = [
     "TrajectoryRecorder",
     "cross_check",
     "curvature",
+    "curvature_map",
     "density",
     "gradient_ratio",
     "line",

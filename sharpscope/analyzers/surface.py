@@ -14,7 +14,7 @@ from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Dims, Result
 
-__all__ = ["EVALUATED", "INTERPOLATED", "MISSING", "NON_FINITE", "Line", "Surface", "line", "surface"]
+__all__ = ["EVALUATED", "INTERPOLATED", "MISSING", "NON_FINITE", "Line", "Span", "Surface", "grids", "line", "surface"]
 
 Span = float | tuple[float, float]
 
@@ -200,9 +200,7 @@ def surface(
         >>> surface(Problem(model, torch.nn.MSELoss(), (torch.ones(4, 2), torch.ones(4, 1))), resolution=3).loss.shape
         (3, 3)
     """
-    across, up = _per_axis(resolution)
-    wide, high = _per_axis(span, nested=True)
-    alpha, beta = _grid("surface", across, wide), _grid("surface", up, high)
+    alpha, beta = grids("surface", resolution, span)
     ask = Ask(
         "surface", directions, seed, precision, metrics, examples, batchnorm, statistics, bound, how, resume
     )  # fmt: skip
@@ -227,6 +225,13 @@ def _columns(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _metrics(plane: Plane, rows: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(rows[:, 2 + place]).reshape(shape) for place, name in enumerate(plane.metrics)}
+
+
+def grids(owner: str, resolution: Any, span: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates along both axes; raises ValueError for what is no grid."""
+    across, up = _per_axis(resolution)
+    wide, high = _per_axis(span, nested=True)
+    return _grid(owner, across, wide), _grid(owner, up, high)
 
 
 def _grid(owner: str, resolution: int, span: Span) -> np.ndarray:
