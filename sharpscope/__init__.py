@@ -6,7 +6,10 @@ SAM-vs-SGD gradient ratio, filter-normalised loss surfaces, certified Hessian sp
 
 from sharpscope.analyzers.cross_check import CrossCheck, cross_check
 from sharpscope.analyzers.curvature import Curvature, curvature
+from sharpscope.analyzers.curvature_map import CurvatureMap, curvature_map
 from sharpscope.analyzers.density import Density, density
+from sharpscope.analyzers.directions import Directions, random_directions
+from sharpscope.analyzers.headings import gradient_direction, hessian_directions, pca_directions, towards
 from sharpscope.analyzers.mask_profile import mask_profile
 from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
 from sharpscope.analyzers.profile import MaskProfile
@@ -16,6 +19,7 @@ from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surface import Line, Surface, line, surface
 from sharpscope.analyzers.trace import Trace, trace
 from sharpscope.analyzers.track import Track, track
+from sharpscope.analyzers.trajectory import Trajectory, TrajectoryRecorder, trajectory
 from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTensors, Top
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
@@ -29,6 +33,7 @@ from sharpscope.optimizers.shell import SharpnessAware
 from sharpscope.optimizers.text import RuleError, parse
 from sharpscope.packed import PackedMask
 from sharpscope.plots import plot
+from sharpscope.points import PointFile
 from sharpscope.problem import Problem, ProblemError
 from sharpscope.results import Result
 from sharpscope.resume import resumable
@@ -74,6 +79,7 @@ __all__ = [
     # analyzers and their results
     "CrossCheck",
     "Curvature",
+    "CurvatureMap",
     "Density",
     "GradientRatio",
     "History",
@@ -89,8 +95,11 @@ __all__ = [
     "Surface",
     "Trace",
     "Track",
+    "Trajectory",
+    "TrajectoryRecorder",
     "cross_check",
     "curvature",
+    "curvature_map",
     "density",
     "gradient_ratio",
     "line",
@@ -101,6 +110,15 @@ __all__ = [
     "surface",
     "trace",
     "track",
+    "trajectory",
+    # directions of lines and surfaces
+    "Directions",
+    "PointFile",
+    "gradient_direction",
+    "hessian_directions",
+    "pca_directions",
+    "random_directions",
+    "towards",
     # training: the optimizer and the methods by name
     "Batch",
     "SharpnessAware",

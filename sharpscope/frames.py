@@ -10,25 +10,29 @@ if TYPE_CHECKING:
     from pandas import DataFrame as DataFrame
     from xarray import Dataset as Dataset
 
-__all__ = ["columns", "frame", "to_frame", "to_xarray"]
+__all__ = ["columns", "frame", "split", "to_frame", "to_xarray"]
 
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 
-def to_xarray(kind: str, fields: dict[str, Any], dims: dict[str, str]) -> Dataset:
-    """Arrays as variables over named axes, everything else as attributes; see ``Result.to_xarray``."""
+def to_xarray(kind: str, fields: dict[str, Any], dims: dict[str, str], units: dict[str, str]) -> Dataset:
+    """Arrays as variables over named axes with their units, everything else as attributes; see ``Result.to_xarray``."""
     try:
         import xarray
     except ImportError as error:
         raise _missing("xarray") from error
-    variables, rest = _split(fields, dims)
+    variables, rest = split(fields, dims)
     attributes = {"result": kind, **{name: value for name, value in rest.items() if value is not None}}
-    return xarray.Dataset(dict(variables), attrs=attributes)
+    dataset = xarray.Dataset(dict(variables), attrs=attributes)
+    for name, unit in units.items():
+        if name in dataset.variables:
+            dataset[name].attrs["units"] = unit
+    return dataset
 
 
 def to_frame(kind: str, fields: dict[str, Any], dims: dict[str, str], of: str | None) -> DataFrame:
     """One row per entry of the field ``of``; see ``Result.to_frame``."""
-    variables, rest = _split(fields, dims)
+    variables, rest = split(fields, dims)
     if of is None:
         declared = [name for names in dims for name in names.split() if name in variables]
         of = declared[0] if declared else max(variables, key=lambda name: len(variables[name][0]), default=None)
@@ -61,7 +65,7 @@ def frame(table: Any) -> DataFrame:
 
 def columns(fields: dict[str, Any], dims: dict[str, str], longest: int = 16) -> dict[str, Any]:
     """Numbers and texts by name, and the entries of short real arrays: ``{"tol": 0.001, "eigenvalues[0]": 2.5}``."""
-    variables, rest = _split(fields, dims)
+    variables, rest = split(fields, dims)
     found = {name: value for name, value in rest.items() if isinstance(value, bool | int | float | str)}
     for name, (axes, array) in variables.items():
         if axes == (name,) or len(axes) != 1 or array.dtype.kind != "f" or array.size > longest:
@@ -71,14 +75,15 @@ def columns(fields: dict[str, Any], dims: dict[str, str], longest: int = 16) -> 
     return found
 
 
-def _split(fields: dict[str, Any], dims: dict[str, str]) -> tuple[Variables, dict[str, Any]]:
+def split(fields: dict[str, Any], dims: dict[str, str]) -> tuple[Variables, dict[str, Any]]:
     """Array fields with the names of their axes, and the rest as plain numbers and texts."""
     named = {name: axes.split() for names, axes in dims.items() for name in names.split()}
     variables: Variables = {}
     rest: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
-            inner, plain = _split({f"{name}.{key}": item for key, item in value.items()}, {})
+            parts = {f"{name}.{key}": item for key, item in value.items()}
+            inner, plain = split(parts, dict.fromkeys(parts, " ".join(named[name])) if name in named else {})
             variables, rest = variables | inner, rest | plain
         elif isinstance(value, np.ndarray) or (isinstance(value, tuple | list) and len(value)):
             array = np.asarray(value)

@@ -155,12 +155,17 @@ class Problem:
             wrong = sum(_wrong(self.outputs(batch, weights), batch.targets) for batch in self.batches)
         return float(wrong / self.examples)
 
-    def example_losses(self, at: Sequence[Tensor] | None = None) -> tuple[Tensor, float]:
-        """``(N,)`` float64 numerators of all examples at ``at``, and the denominator: L is their sum divided by it."""
+    def example_losses(
+        self, at: Sequence[Tensor] | None = None, batches: Sequence[Examples] | None = None
+    ) -> tuple[Tensor, float]:
+        """``(N,)`` float64 numerators of all examples at ``at``, and the denominator: L is their sum divided by it.
+
+        ``batches`` are other examples than the problem's own.
+        """
         with self.guard(), torch.no_grad():
             weights = self.weights if at is None else at
             single, weight = [], 0.0
-            for batch in self.batches:
+            for batch in self.batches if batches is None else batches:
                 outputs = self.outputs(batch, weights)
                 single.append(self.objective.each(outputs, batch.targets).double())
                 weight += float(self.objective.weight(outputs, batch.targets))
@@ -194,7 +199,7 @@ class Problem:
         """
         check_count("squared_gradients", "samples", samples, optional=True)
         with self.guard():
-            chosen = self._draw(samples, rng)
+            chosen = self.draw(samples, rng)
             weights = self.weights
             chunk = max(1, min(64, _GRADIENT_BYTES // max(1, self.size * weights[0].element_size())))
             sums: Vec = [torch.zeros_like(w) for w in weights]
@@ -234,7 +239,8 @@ class Problem:
                 total.addcmul_(one, one)
         return sums
 
-    def _draw(self, samples: int | None, rng: torch.Generator | None) -> list[Examples]:
+    def draw(self, samples: int | None, rng: torch.Generator | None) -> list[Examples]:
+        """``samples`` examples, drawn without replacement and in order; all of them if None or if there are fewer."""
         if samples is None or samples >= self.examples:
             return self.batches
         picked = torch.randperm(self.examples, generator=rng)[:samples].sort().values

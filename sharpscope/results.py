@@ -69,11 +69,15 @@ class Result:
         return columns(self.fields(), self.dims) | self._properties()
 
     def to_xarray(self) -> Dataset:
-        """Arrays as variables over named axes (``dims``), numbers and texts as attributes.
+        """Arrays as variables over named axes (``dims``) with their ``units``, numbers and texts as attributes.
 
         Raises ImportError where xarray is not installed (``pip install 'sharpscope[frames]'``).
         """
-        return to_xarray(type(self).__name__, self.fields(), self.dims)
+        return to_xarray(type(self).__name__, self.fields(), self.dims, self.units())
+
+    def units(self) -> dict[str, str]:
+        """The unit of every array that has one, by the name of its field."""
+        return {}
 
     def to_frame(self, of: str | None = None) -> DataFrame:
         """A tidy table: a result's own (``tidy``) where it has one, one row per entry of the array ``of`` otherwise.

@@ -17,6 +17,7 @@ from torch import nn
 
 from sharpscope import data, models
 from sharpscope.data import Images
+from sharpscope.pieces import check_count
 from sharpscope.store import (
     Run,
     StoreError,
@@ -77,6 +78,7 @@ def train_run(
     *,
     resume: bool = False,
     keep_checkpoints: int = 1,
+    record_every: int | None = None,
     progress: bool | None = None,
     run: Run | None = None,
 ) -> Run:
@@ -87,11 +89,15 @@ def train_run(
         path: of the run; must not exist unless ``resume``.
         resume: go on where an existing run stopped (bit for bit the unbroken run); start it where there is none.
         keep_checkpoints: how many of the latest checkpoints stay on disk.
+        record_every: keep the weights at the start, after every so many steps and at the end (``Run.trajectory``); None
+            keeps none, and goes on as before where it resumes.
         progress: show a progress bar; None shows it on a terminal only.
         run: an open, empty run to use instead of ``path``.
 
     Raises StoreError for a path that exists, and for a run of another configuration, naming what differs.
     """
+    if record_every is not None:
+        check_count("training", "record_every", record_every)
     images = experiment.images()
     network = experiment.network(images)
     _check_network(network, experiment.model, images)
@@ -102,7 +108,8 @@ def train_run(
         run = create_run(path, experiment.config(), made_by(experiment, images, network)) if fresh else open_run(path)
     _check_same(run, experiment)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
-        _train(run, experiment, images, network, keep_checkpoints, progress)
+        recorder = _Recorder(run, network, _recorded(run, record_every), experiment.settings.epochs)
+        _train(run, experiment, images, network, keep_checkpoints, progress, recorder)
     return run
 
 
@@ -120,16 +127,24 @@ def made_by(experiment: Experiment, images: Images, network: nn.Module) -> dict[
 
 
 def _train(
-    run: Run, experiment: Experiment, images: Images, network: nn.Module, keep: int, progress: bool | None
+    run: Run,
+    experiment: Experiment,
+    images: Images,
+    network: nn.Module,
+    keep: int,
+    progress: bool | None,
+    recorder: _Recorder,
 ) -> None:
     """Go on from the last checkpoint, whatever was written after it, and leave what the unbroken training leaves."""
     steps = run.checkpoints()
     start = run.checkpoint() if steps else None
     epoch_steps = -(-len(images.train_targets) // experiment.settings.batch_size)
+    recorder.start(steps[-1] if steps else 0, epoch_steps)
     with run.step_writer(after=steps[-1] if steps else 0) as points:
 
         def on_step(step: int, loss: float, lr: float, passes: float) -> None:
             points.add(step, loss, lr, passes)
+            recorder(step)
             if step % epoch_steps == 0:
                 points.merge()
 
@@ -144,6 +159,43 @@ def _train(
     if run.history != history:  # it was stopped between its last checkpoint and its last curve
         run.set_history(history)
     run.prune(keep)
+
+
+class _Recorder:
+    """Keeps the trainable weights in a run, at the start, every so many steps and at the end."""
+
+    def __init__(self, run: Run, network: nn.Module, every: int | None, epochs: int) -> None:
+        self.run, self.every, self.epochs = run, every, epochs
+        self.weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.last = 0
+
+    def start(self, step: int, epoch_steps: int) -> None:
+        """Forget what was recorded after ``step``, from where the training goes on."""
+        self.last = self.epochs * epoch_steps
+        self.run.prune_trajectory(later for later in self.run.trajectory() if later > step)
+        if step == 0:
+            self(0)
+
+    def __call__(self, step: int) -> None:
+        if self.every and (step % self.every == 0 or step == self.last):
+            weights = {name: p.detach() for name, p in self.weights.items()}
+            self.run.add_weights(step, weights, self.every, replace=True)
+
+
+def _recorded(run: Run, asked: int | None) -> int | None:
+    """Steps between two points of the trajectory; raises StoreError where the run has those of another distance."""
+    stored = run.trajectory().every
+    if stored is None and asked is not None and run.checkpoints():
+        raise StoreError(
+            f"the run {run.path} got record_every={asked}, expected none: its first steps were not recorded; train "
+            f"another --out"
+        )
+    if None not in (stored, asked) and stored != asked:
+        raise StoreError(
+            f"the run {run.path} was recorded with record_every={stored}, expected {asked}: use the same to resume it, "
+            f"or another --out"
+        )
+    return stored if asked is None else asked
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"optimizers", "analyzers"},
     {"data", "models"},
     {"store", "plots", "settings"},
-    {"training", "figures", "resume"},
+    {"training", "figures", "resume", "points", "exchange"},
     {"runs"},
     {"analyses"},
     {"demo", "recipes"},
@@ -57,6 +57,8 @@ HOMES: dict[str, str] = {
     "pandas": "frames",
     "xarray": "frames",
     "safetensors": "store",
+    "pyevtk": "exchange",
+    "plotly": "plots",
 }
 
 

@@ -1,31 +1,31 @@
-"""Loss along filter-normalised directions: lines and surfaces."""
+"""Loss along directions through the weights: lines and surfaces."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
-from sharpscope.analyzers.directions import filter_normalised, random_directions
+from sharpscope.analyzers.directions import Directions, unit_of
+from sharpscope.analyzers.plane import Ask, Metrics, Plane, Resume
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Dims, Result
-from sharpscope.vectors import Vec, add, dot, norm
 
-__all__ = ["Line", "Surface", "line", "surface"]
+__all__ = ["EVALUATED", "INTERPOLATED", "MISSING", "NON_FINITE", "Line", "Span", "Surface", "grids", "line", "surface"]
 
 Span = float | tuple[float, float]
+
+MISSING, EVALUATED, INTERPOLATED, NON_FINITE = 0, 1, 2, 3  # the status of a point; only files of others miss any
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Line(Result):
     """Loss along one direction: L(w + alpha d)."""
 
-    dims: ClassVar[Dims] = {"loss stderr radius": "alpha"}
+    dims: ClassVar[Dims] = {"loss stderr radius metrics": "alpha"}
 
     alpha: np.ndarray  # (n,) float64, in units of the direction (1 = one filter norm for every filter)
     loss: np.ndarray  # (n,) float64, mean loss; nan or inf where the loss was not finite
@@ -34,17 +34,27 @@ class Line(Result):
     center: float  # L(w)
     norm: float  # |d|
     directions: str  # how the direction was made
-    seed: int
+    seed: int | None  # of a random direction
     precision: str
     examples: int  # examples behind every point
     problem: str  # loss, examples, BatchNorm mode, dtype in words
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)  # by name, (n,) float64
+    how: str = ""  # how outputs were computed; line(..., how=how) repeats the bits
+    digest: str = ""  # fingerprint of the direction
+    precision_error: float = 0.0  # largest relative error of the loss against float32, on some points; 0 is exact
+    precision_error_95: float = 0.0  # 95th percentile of the same
+    precision_points: int = 0  # points behind it
+
+    def units(self) -> dict[str, str]:
+        """The unit of every array."""
+        return _units(self.directions, "alpha")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Surface(Result):
     """Loss over a plane: ``loss[i, j]`` is L(w + alpha[j] d1 + beta[i] d2)."""
 
-    dims: ClassVar[Dims] = {"loss stderr radius": "beta alpha", "norms": "direction"}
+    dims: ClassVar[Dims] = {"loss stderr radius metrics status": "beta alpha", "norms": "direction"}
 
     alpha: np.ndarray  # (nx,) float64, coordinate along d1 (1 = one filter norm for every filter)
     beta: np.ndarray  # (ny,) float64, coordinate along d2
@@ -55,23 +65,57 @@ class Surface(Result):
     norms: np.ndarray  # (2,) float64, |d1|, |d2|
     cosine: float  # of the angle between d1 and d2
     directions: str  # how the directions were made
-    seed: int
+    seed: int | None  # of random directions
     precision: str
     examples: int  # examples behind every point
     problem: str  # loss, examples, BatchNorm mode, dtype in words
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)  # by name, (ny, nx) float64
+    status: np.ndarray | None = None  # (ny, nx) uint8: 0 missing, 1 evaluated, 2 interpolated, 3 not finite
+    tolerance: float | None = None  # that was asked for, relative; None for a full plane
+    error: float = 0.0  # estimated largest relative error of interpolated losses, from points held out
+    how: str = ""  # how outputs were computed; surface(..., how=how) repeats the bits
+    digest: str = ""  # fingerprint of the directions
+    precision_error: float = 0.0  # largest relative error of the loss against float32, on some points; 0 is exact
+    precision_error_95: float = 0.0  # 95th percentile of the same
+    precision_points: int = 0  # points behind it
+
+    @property
+    def evaluated(self) -> np.ndarray:
+        """(ny, nx) bool: where the model was evaluated rather than the loss interpolated."""
+        return np.ones(self.loss.shape, dtype=bool) if self.status is None else self.status != INTERPOLATED
+
+    def units(self) -> dict[str, str]:
+        """The unit of every array."""
+        return _units(self.directions, "alpha", "beta")
+
+
+def _units(directions: str, *axes: str) -> dict[str, str]:
+    return {
+        **dict.fromkeys(axes, unit_of(directions)),
+        "loss": "mean loss per example",
+        "stderr": "mean loss per example",
+        "radius": "norm of the weights",
+    }
 
 
 def line(
     problem: Problem,
     resolution: int = 51,
     span: Span = 1.0,
-    directions: str = "filter",
+    directions: str | Directions = "filter",
     seed: int = 0,
     precision: str = "float32",
     *,
+    metrics: Metrics | None = None,
+    examples: int | None = None,
+    batchnorm: str = "eval",
+    statistics: int | None = None,
+    bound: float = 0.02,
+    how: str = "fastest",
+    resume: Resume = None,
     progress: bool | None = None,
 ) -> Line:
-    """Loss along one random direction d, scaled filter by filter: L(w + alpha d) for alpha in ``span``.
+    """Loss along one direction d: L(w + alpha d) for alpha in ``span``.
 
     Arguments, errors and accuracy are those of ``surface``; d is its first direction.
 
@@ -82,41 +126,73 @@ def line(
         (5,)
     """
     alpha = _grid("line", resolution, span)
-    plane = _Plane("line", problem, directions, seed, precision, axes=("x",))
+    ask = Ask(
+        "line", directions, seed, precision, metrics, examples, batchnorm, statistics, bound, how, resume
+    )  # fmt: skip
+    plane = Plane(problem, ask, (alpha,))
     with bar(len(alpha), "line", progress) as shown:
-        points = [plane.point((a,), shown.update) for a in alpha]
-    loss, stderr, radius = (np.array(column) for column in zip(*points, strict=True))
-    return Line(alpha, loss, stderr, radius, plane.center, float(norm(plane.axes[0])), *plane.settings())
+        error, error_95, points = plane.compared()
+        rows = plane.evaluate(range(len(alpha)), shown.update)
+    made = plane.directions
+    loss, stderr = _columns(rows)
+    return Line(
+        alpha, loss, stderr, plane.radii(), float(plane.center[0]), float(made.norms[0]), made.text,
+        made.seed, plane.precision, plane.examples, plane.described(), _metrics(plane, rows, alpha.shape), plane.how,
+        made.digest, error, error_95, points,
+    )  # fmt: skip
 
 
 def surface(
     problem: Problem,
     resolution: int | tuple[int, int] = 51,
     span: Span | tuple[tuple[float, float], tuple[float, float]] = 1.0,
-    directions: str = "filter",
+    directions: str | Directions = "filter",
     seed: int = 0,
     precision: str = "float32",
     *,
+    metrics: Metrics | None = None,
+    examples: int | None = None,
+    batchnorm: str = "eval",
+    statistics: int | None = None,
+    bound: float = 0.02,
+    how: str = "fastest",
+    resume: Resume = None,
     progress: bool | None = None,
 ) -> Surface:
-    """Loss over a random plane through the weights: ``loss[i, j]`` = L(w + alpha[j] d1 + beta[i] d2).
+    """Loss over a plane through the weights: ``loss[i, j]`` = L(w + alpha[j] d1 + beta[i] d2).
 
-    The directions are scaled filter by filter to the weights.
-    Li et al. 2018, "Visualizing the loss landscape of neural nets", section 4 (with their code's ``biasbn`` rule:
-    tensors with one dim do not move).  Each point is formed from the centre, in the model's own dtype; buffers never
-    move; sums are in float64.  The model is evaluated in eval mode and is never displaced.
+    By default d1 and d2 are random and scaled filter by filter to the weights: Li et al. 2018, "Visualizing the loss
+    landscape of neural nets", section 4 (with their code's ``biasbn`` rule: tensors with one dim do not move).  Every
+    point is formed from the centre, as (w + alpha d1) + beta d2, in float32 (float64 for a float64 model); buffers do
+    not move; sums are in float64.  A copy of the model that shares its weights is evaluated; the model itself is never
+    displaced.
 
     Args:
         problem: the function.
         resolution: points along each axis, or (along x, along y); odd numbers include the centre.
         span: half-width of the square, or (low, high) of both axes, or ((x low, x high), (y low, y high)).
-        directions: "filter".
-        seed: of the directions; they depend on (seed, parameter name) alone, so models of one architecture share them.
-        precision: "float32", the model's own (float32 or wider).
+        directions: "filter", "layer", "weight" or "none" (see ``random_directions``), or Directions: eigenvectors, the
+            gradient, other weights, a trajectory, a mask's subspace.
+        seed: of random directions, which depend on (seed, parameter name) alone, so models of one architecture share
+            them; and of what is drawn at random below.
+        precision: "float32", the model's own (float32 or wider), is exact.  "bfloat16" casts weights and inputs; the
+            relative error of the loss is measured on 16 random points and stored.
+        metrics: measured beside the loss: "accuracy", "error", a list of those, or {name: function(outputs, targets)},
+            a function that returns a value per example or the mean over its examples.
+        examples: evaluate on so many, drawn by ``seed`` once for all points; None for all.
+        batchnorm: "eval" keeps the running statistics of the model; "recompute" re-estimates them at every point.
+        statistics: on so many examples, drawn by ``seed``; None for all.  Averages over batches of about 128.
+        bound: a relative error in bfloat16 above it is refused.
+        how: "fastest" measures once per model and process in which layout and how many examples at a time; "untimed"
+            takes the usual; the ``how`` of a former result repeats its bits.
+        resume: a path; finished points are kept in this file, on the disk within seconds, and the same call goes on
+            where it was killed.  Delete the file when the result is saved.
         progress: show a progress bar; None shows it on a terminal only.
 
-    Raises ValueError for a resolution below 2, an empty span, unknown directions or precision, a seed that is no whole
-    number, weights whose filters are all zero (the plane is a point), and a loss that is not finite at the centre.
+    Raises ValueError for a resolution below 2, an empty span, unknown options, a seed that is no whole number, weights
+    whose filters are all zero (the plane is a point), directions of another model, a loss that is not finite at the
+    centre, a metric that fails, and too large an error in bfloat16; StoreError where ``resume`` is the file of another
+    plane, or no file of one.
 
     Example:
         >>> import torch
@@ -124,68 +200,38 @@ def surface(
         >>> surface(Problem(model, torch.nn.MSELoss(), (torch.ones(4, 2), torch.ones(4, 1))), resolution=3).loss.shape
         (3, 3)
     """
+    alpha, beta = grids("surface", resolution, span)
+    ask = Ask(
+        "surface", directions, seed, precision, metrics, examples, batchnorm, statistics, bound, how, resume
+    )  # fmt: skip
+    plane = Plane(problem, ask, (alpha, beta))
+    shape = (len(beta), len(alpha))
+    with bar(math.prod(shape), "surface", progress) as shown:
+        error, error_95, points = plane.compared()
+        rows = plane.evaluate(range(math.prod(shape)), shown.update)
+    loss, stderr = (column.reshape(shape) for column in _columns(rows))
+    status = np.where(np.isfinite(loss), EVALUATED, NON_FINITE).astype(np.uint8)
+    made = plane.directions
+    return Surface(
+        alpha, beta, loss, stderr, plane.radii(), float(plane.center[0]), made.norms[:2], made.cosine, made.text,
+        made.seed, plane.precision, plane.examples, plane.described(), _metrics(plane, rows, shape), status,
+        how=plane.how, digest=made.digest, precision_error=error, precision_error_95=error_95, precision_points=points,
+    )  # fmt: skip
+
+
+def _columns(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1])
+
+
+def _metrics(plane: Plane, rows: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(rows[:, 2 + place]).reshape(shape) for place, name in enumerate(plane.metrics)}
+
+
+def grids(owner: str, resolution: Any, span: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates along both axes; raises ValueError for what is no grid."""
     across, up = _per_axis(resolution)
     wide, high = _per_axis(span, nested=True)
-    alpha, beta = _grid("surface", across, wide), _grid("surface", up, high)
-    plane = _Plane("surface", problem, directions, seed, precision, axes=("x", "y"))
-    with bar(len(alpha) * len(beta), "surface", progress) as shown:
-        points = np.array([[plane.point((a, b), shown.update) for a in alpha] for b in beta])
-    d1, d2 = plane.axes
-    norms = np.array([float(norm(d1)), float(norm(d2))])
-    cosine = float(dot(d1, d2)) / float(norms.prod())
-    loss, stderr, radius = (np.ascontiguousarray(points[..., i]) for i in range(3))
-    return Surface(alpha, beta, loss, stderr, radius, plane.center, norms, cosine, *plane.settings())
-
-
-class _Plane:
-    """The centre, the axes, and what is the same at every point."""
-
-    def __init__(
-        self, owner: str, problem: Problem, directions: str, seed: int, precision: str, axes: Sequence[str]
-    ) -> None:
-        if directions != "filter":
-            raise ValueError(f"the {owner} got directions={directions!r}, expected 'filter': change directions")
-        if precision != "float32":
-            raise ValueError(f"the {owner} got precision={precision!r}, expected 'float32': change precision")
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise ValueError(f"the {owner} got seed={seed!r}, expected a whole number: 0 is usual")
-        self.problem, self.seed, self.directions = problem, int(seed), directions
-        self.weights: Vec = [w.clone() for w in problem.weights]
-        self.axes = [filter_normalised(random_directions(problem, self.seed, axis), self.weights) for axis in axes]
-        if not any(bool(d.any()) for d in self.axes[0]):
-            raise ValueError(
-                f"the {owner} got no filter that can move, expected nonzero weights in a tensor with two or more dims: "
-                f"initialise the model or reshape its parameters"
-            )
-        self.length = float(norm(self.weights))
-        self.losses, self.denominator = problem.example_losses(self.weights)
-        self.center = float(self.losses.sum() / self.denominator)
-        if not np.isfinite(self.center):
-            raise ValueError(
-                f"the loss at the centre is {self.center}, expected a finite number: "
-                f"check the weights and the data before drawing around them"
-            )
-
-    def point(self, at: Sequence[float], tick: Callable[[], object]) -> tuple[float, float, float]:
-        """Loss, paired standard error of its difference to the centre, relative radius."""
-        moved = self.weights
-        for coordinate, axis in zip(at, self.axes, strict=True):
-            moved = add(moved, axis, alpha=float(coordinate))
-        radius = float(norm([m - w for m, w in zip(moved, self.weights, strict=True)])) / self.length
-        losses, _ = self.problem.example_losses(moved)
-        tick()
-        return float(losses.sum() / self.denominator), self._stderr(losses - self.losses), radius
-
-    def settings(self) -> tuple[str, int, str, int, str]:
-        """The fields that every picture of a plane carries: directions, seed, precision, examples, problem."""
-        precision = str(self.problem.dtype).removeprefix("torch.")
-        return self.directions, self.seed, precision, self.problem.examples, self.problem.describe()
-
-    def _stderr(self, difference: Tensor) -> float:
-        count = len(difference)
-        if count < 2:
-            return float("nan")
-        return float(difference.std()) * math.sqrt(count) / self.denominator
+    return _grid(owner, across, wide), _grid(owner, up, high)
 
 
 def _grid(owner: str, resolution: int, span: Span) -> np.ndarray:

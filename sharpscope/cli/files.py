@@ -55,8 +55,9 @@ def _verify(run: str, quarantine: bool) -> None:
 @main.command("prune")
 @click.argument("run")
 @click.option("--keep-checkpoints", "keep", default=1, show_default=True, help="Latest checkpoints to keep.")
+@click.option("--trajectory", is_flag=True, help="Remove the recorded weights along training too.")
 @command
-def _prune(run: str, keep: int) -> None:
+def _prune(run: str, keep: int, trajectory: bool) -> None:
     """Remove old checkpoints of RUN and of its children; the last one of each always stays.
 
     \b
@@ -64,12 +65,15 @@ def _prune(run: str, keep: int) -> None:
     """
     opened = open_run(run)
     before = sum(size for _, _, size in opened.tree())
-    removed = _pruned(opened, keep)
+    removed, points = _pruned(opened, keep, trajectory)
     freed = before - sum(size for _, _, size in opened.tree())
-    click.echo(f"{run}: removed {removed} checkpoints, {freed:,} B")
+    recorded = f" and {points} points of trajectories" if trajectory else ""
+    click.echo(f"{run}: removed {removed} checkpoints{recorded}, {freed:,} B")
 
 
-def _pruned(run: Run, keep: int) -> int:
+def _pruned(run: Run, keep: int, trajectory: bool) -> tuple[int, int]:
     with run.lock():
         removed = len(run.prune(keep))
-    return removed + sum(_pruned(run.child(name), keep) for name in run.children())
+        points = len(run.prune_trajectory(run.trajectory())) if trajectory else 0
+    inside = [_pruned(run.child(name), keep, trajectory) for name in run.children()]
+    return removed + sum(one for one, _ in inside), points + sum(other for _, other in inside)

@@ -60,6 +60,7 @@ def _demo(name: str, root: str | None, out: str | None, figures: str | None, see
 @click.option("--out", required=True, metavar="RUN", help="Where the run goes; must not exist, unless --resume.")
 @click.option("--resume", is_flag=True, help="Go on where the run stopped.")
 @click.option("--keep-checkpoints", "keep", default=1, show_default=True, help="Latest checkpoints to keep.")
+@click.option("--record-every", type=int, metavar="STEPS", help="Keep the weights every so many steps: a trajectory.")
 @command
 def _train(
     data: str,
@@ -70,6 +71,7 @@ def _train(
     out: str,
     resume: bool,
     keep: int,
+    record_every: int | None,
     **settings: Any,
 ) -> None:
     """Train a network under a rule and keep curves, masks and checkpoints in RUN.
@@ -79,5 +81,5 @@ def _train(
                  --rule "ssam_f(rho=0.1, sparsity=0.5)" --epochs 20 --seed 0 --out runs/ssam
     """
     experiment = Experiment(Settings(**settings), data, root, model, train_images, test_images)
-    run = train_run(experiment, out, resume=resume, keep_checkpoints=keep)
+    run = train_run(experiment, out, resume=resume, keep_checkpoints=keep, record_every=record_every)
     click.echo(table(run))

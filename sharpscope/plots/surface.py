@@ -21,6 +21,7 @@ from matplotlib.colors import Colormap, LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from sharpscope.analyzers.directions import unit_of
 from sharpscope.analyzers.surface import Line, Surface
 from sharpscope.plots.style import GREY, INK, PALETTE, axes_figure, plain, prepare, say, styled
 
@@ -119,7 +120,7 @@ def draw_surface(
     else:
         say(ax, "no finite loss")
     ax.plot([0.0], [0.0], marker="P", markersize=6, color="white", markeredgecolor="black", markeredgewidth=0.7)
-    unit = _unit(surface.directions)
+    unit = unit_of(surface.directions)
     ax.set_xlabel(rf"$\alpha$ ({unit})")
     ax.set_ylabel(rf"$\beta$ ({unit})")
     ax.set_xlim(alpha[0], alpha[-1])
@@ -170,10 +171,6 @@ def _tick_text(value: float, _: int | None = None) -> str:
     return rf"$10^{{{power}}}$" if abs(front - 1) < 1e-6 else rf"${front:.3g}\cdot 10^{{{power}}}$"
 
 
-def _unit(directions: str) -> str:
-    return "filter norms" if "filter" in directions else "units of the direction"
-
-
 @styled
 def draw_line(
     ax: Axes, line: Line, *, log: bool = False, color: str = PALETTE[0], label: str | None = None, linestyle: str = "-"
@@ -199,7 +196,7 @@ def draw_line(
         ax.plot(alpha[~good], np.full((~good).sum(), 0.02), "x", color=GREY, transform=foot, label=name)
     if log and (curve[good] > 0).any():
         ax.set_yscale("log", nonpositive="mask")
-    ax.set_xlabel(rf"$\alpha$ ({_unit(line.directions)})")
+    ax.set_xlabel(rf"$\alpha$ ({unit_of(line.directions)})")
     ax.set_ylabel("loss")
     if label is None:
         ax.legend()

@@ -6,16 +6,20 @@
 from sharpscope.store.check import Damage, verify_run
 from sharpscope.store.collect import collect, collected, leaves
 from sharpscope.store.errors import StoreError
+from sharpscope.store.files import write_bytes
+from sharpscope.store.foreign import read_arrays, write_arrays
 from sharpscope.store.pack import is_run, open_run, pack_run, unpack_run
 from sharpscope.store.provenance import provenance, weights_digest
 from sharpscope.store.results import load, save
 from sharpscope.store.run import Run, create_run
+from sharpscope.store.snapshots import Snapshots
 from sharpscope.store.steps import StepWriter
 from sharpscope.store.weights import load_weights
 
 __all__ = [
     "Damage",
     "Run",
+    "Snapshots",
     "StepWriter",
     "StoreError",
     "collect",
@@ -28,8 +32,11 @@ __all__ = [
     "open_run",
     "pack_run",
     "provenance",
+    "read_arrays",
     "save",
     "unpack_run",
     "verify_run",
     "weights_digest",
+    "write_arrays",
+    "write_bytes",
 ]

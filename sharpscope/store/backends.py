@@ -35,7 +35,13 @@ __all__ = [
 ]
 
 SUFFIX = ".h5"
-DRAWERS = {"steps": "result", "checkpoints": "checkpoint", "masks": "masks", "results": "result"}  # folder: kind
+DRAWERS = {  # folder: kind of its parts
+    "steps": "result",
+    "checkpoints": "checkpoint",
+    "trajectory": "weights",
+    "masks": "masks",
+    "results": "result",
+}
 QUARANTINE = "quarantine"  # where damaged parts are put aside; no reader looks into it
 SINGLES = {"run": "run", "history": "result"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

@@ -28,7 +28,7 @@ import h5py
 
 from sharpscope.store.errors import StoreError
 
-__all__ = ["TEMPORARY", "fsync_folder", "require_free", "sweep", "temporary_name", "write_file"]
+__all__ = ["TEMPORARY", "fsync_folder", "require_free", "sweep", "temporary_name", "write_bytes", "write_file"]
 
 TEMPORARY = ".tmp-"
 SPARE = 1 << 20  # bytes of headroom beside the data
@@ -41,6 +41,22 @@ def write_file(path: Path, fill: Callable[[h5py.File], None], replace: bool) -> 
     Raises StoreError if ``path`` exists and ``replace`` is false, if its folder is missing, or if the system refuses to
     write; then nothing has changed under ``path``.
     """
+    _write_whole(path, lambda temporary: _fill(temporary, fill), replace)
+
+
+def write_bytes(path: Path, data: bytes, replace: bool) -> None:
+    """Write a file of any kind; raises StoreError as ``write_file`` does."""
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    _write_whole(path, fill, replace)
+
+
+def _write_whole(path: Path, fill: Callable[[Path], None], replace: bool) -> None:
     if not path.parent.is_dir():
         raise StoreError(f"{path}: got no folder {str(path.parent)!r}, expected one to write into: create it first")
     if path.is_dir() or (not replace and os.path.lexists(path)):
@@ -49,7 +65,7 @@ def write_file(path: Path, fill: Callable[[h5py.File], None], replace: bool) -> 
     try:
         with _interrupts_held():
             try:
-                _fill(temporary, fill)
+                fill(temporary)
                 _publish(temporary, path, replace)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,15 +64,18 @@ def reading(where: str) -> Iterator[None]:
         ) from error
 
 
-def read_branch(group: h5py.Group, where: str, limit: int = LIMIT, only: str | None = None) -> Branch:
-    """Every node under a group, or under one child of it, checked, in memory and summed as its checksum needs it.
+def read_branch(
+    group: h5py.Group, where: str, limit: int = LIMIT, takes: Callable[[str], bool] = lambda name: True
+) -> Branch:
+    """Every node under a group, checked, in memory and summed as its checksum needs it.
 
-    Large datasets are read from the file straight into their arrays, once everything has been looked at.
+    What stands in the group itself under a name that it does not take is not opened.  Large datasets are read from the
+    file straight into their arrays, once everything has been looked at.
 
     Raises StoreError at the first thing that is not plain.
     """
     walk = _Walk(where, group.file, limit)
-    branch = walk.branch(group.id, "", 0, only)
+    branch = walk.branch(group.id, "", 0, takes)
     walk.read_plain(sum_of(branch.attributes))
     return branch
 
@@ -147,7 +150,9 @@ class _Walk:
             raise self.refuse(path, "a second hard link to the same object", "every object once")
         self.met.add(address)
 
-    def branch(self, group: h5py.h5g.GroupID, path: str, depth: int, only: str | None = None) -> Branch:
+    def branch(
+        self, group: h5py.h5g.GroupID, path: str, depth: int, takes: Callable[[str], bool] = lambda name: True
+    ) -> Branch:
         if depth > DEPTH:
             raise self.refuse(path[:80], f"more than {DEPTH} levels of groups", "fewer")
         names = [raw.decode() for raw in group]
@@ -157,7 +162,7 @@ class _Walk:
                 self.listen(self.open(group, ATTRIBUTES.encode(), f"/{ATTRIBUTES}"))
                 names.remove(ATTRIBUTES)
         children: dict[str, Node] = {}
-        for name in names if only is None else {only}.intersection(names):
+        for name in filter(takes, names) if depth == 0 else names:
             place = f"{path}/{name}"
             target = self.open(group, name.encode(), place)
             children[name] = (

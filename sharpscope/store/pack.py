@@ -197,7 +197,7 @@ def _read_index(path: Path) -> dict[str, tuple[str, int]]:
     where = str(path)
     with open_hdf5(path) as file:
         check_header(file, where, KIND)
-        root = guard.read_branch(file, where, only=INDEX)
+        root = guard.read_branch(file, where, takes=INDEX.__eq__)
     if not isinstance(root.children.get(INDEX), Branch):
         raise StoreError(f"{where}: got no {INDEX}, expected the list of the parts: use another copy")
     if digest(root, CHECKSUM, sum_of(root.attributes)) != root.attributes.get("checksum"):

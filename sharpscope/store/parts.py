@@ -9,7 +9,7 @@ name           type     meaning
 =============  =======  =============================================================================================
 format         text     "sharpscope"
 schema         integer  3; a reader refuses a greater number and reads every smaller one (see ``UPGRADES``)
-kind           text     "run", "checkpoint", "masks", "result" or "packed run" (see ``run``, ``pack``)
+kind           text     "run", "checkpoint", "weights", "masks", "result", "packed run" (see ``run``, ``pack``)
 created        text     ISO 8601 time with time zone
 sharpscope, python, platform, packages
                text     what wrote the part; ``packages`` is such as "h5py 3.16.0, hdf5 2.0.0, numpy 2.4.6, ..."
@@ -137,9 +137,9 @@ def write_sealed(path: Path, branch: Branch, replace: bool) -> None:
     write_file(path, lambda file: write_branch(file, branch), replace)
 
 
-def open_hdf5(path: str | os.PathLike[str]) -> _Opened:
-    """A context that opens an HDF5 file for reading and names it in every error."""
-    return _Opened(Path(path))
+def open_hdf5(path: str | os.PathLike[str], what: str = "a part of a run") -> _Opened:
+    """A context that opens an HDF5 file for reading and names it, and ``what`` was expected, in every error."""
+    return _Opened(Path(path), what)
 
 
 def verified(group: h5py.Group, where: str, kind: str | None = None) -> Branch:
@@ -194,8 +194,8 @@ def check_header(group: h5py.Group, where: str, kind: str | None) -> None:
 class _Opened:
     """``with`` on a path: an h5py file that is open for reading; everything that fails is a StoreError."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
         self.context = guard.reading(str(path))
 
     def __enter__(self) -> h5py.File:
@@ -203,7 +203,7 @@ class _Opened:
         if path.is_dir():
             raise StoreError(f"{path}: got a folder, expected one HDF5 file: use open_run for a run")
         if not path.exists():
-            raise StoreError(f"{path}: got no such file, expected a part of a run: check the path")
+            raise StoreError(f"{path}: got no such file, expected {self.what}: check the path")
         if not path.is_file():
             raise StoreError(f"{path}: got a device or pipe, expected a file: check the path")
         try:
@@ -215,7 +215,7 @@ class _Opened:
             ) from error
         if start != SIGNATURE:
             got = "an empty file" if not start else "a file that is not HDF5"
-            raise StoreError(f"{path}: got {got}, expected a part of a run: check the path, or use another copy")
+            raise StoreError(f"{path}: got {got}, expected {self.what}: check the path, or use another copy")
         with guard.reading(str(path)):
             self.file = h5py.File(path, "r", locking=False)  # parts never change, so there is nothing to lock
         return self.file

@@ -10,6 +10,7 @@ file                          kind          content
 ``history.h5``                result        training curves; replaced as a whole at every epoch
 ``steps/000000001.h5``        result        curves from that step on, see ``steps``
 ``checkpoints/000000120.h5``  checkpoint    the tree that training gave: weights, optimizer, ...; attribute ``step``
+``trajectory/000000120.h5``   weights       {parameter name: weights}; attributes ``step`` and ``every``
 ``masks/000000120.h5``        masks         {parameter name: bits}; attribute ``step``
 ``results/spectrum.h5``       result        one analysis
 ``sam/``                      -             a child run, a folder of the same layout
@@ -26,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,7 @@ from sharpscope.store.files import fsync_folder
 from sharpscope.store.locks import locked
 from sharpscope.store.parts import shown, write_part
 from sharpscope.store.results import result_tree, revive
+from sharpscope.store.snapshots import Snapshots
 from sharpscope.store.steps import StepWriter, read_steps
 from sharpscope.store.tree import decode
 
@@ -144,6 +146,21 @@ class Run:
             raise StoreError(f"{self.path}: got keep={keep}, expected at least 1: the last checkpoint always stays")
         old = self.checkpoints()[:-keep]
         self._remove([_numbered("checkpoints", step, self.path) for step in old])
+        return old
+
+    def trajectory(self) -> Snapshots:
+        """Weights along training, {step: {parameter name: tensor}}, each read when it is asked for; may be empty."""
+        return Snapshots(self)
+
+    def add_weights(self, step: int, weights: Mapping[str, torch.Tensor], every: int, replace: bool = False) -> None:
+        """Store a point of the trajectory, which has one ``every`` so many steps; raises as ``add_checkpoint`` does."""
+        own = {"step": int(step), "every": int(every)}
+        self._write(_numbered("trajectory", step, self.path), dict(weights), own, replace)
+
+    def prune_trajectory(self, steps: Iterable[int]) -> list[int]:
+        """Remove the points of the trajectory at these steps, as far as there are any, and return their steps."""
+        old = sorted(set(steps) & set(self.trajectory()))
+        self._remove([_numbered("trajectory", step, self.path) for step in old])
         return old
 
     def mask_steps(self) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sharpscope.analyzers.directions import filter_normalised, random_directions
+from sharpscope.analyzers.directions import filter_normalised, gaussian
 from sharpscope.problem import Problem
 
 # What dim 0 of the weight is, and how many filters there are.
@@ -39,7 +39,7 @@ def length(entries: Tensor) -> float:
 
 def scaled(model: nn.Module, seed: int = 0, axis: str = "x") -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     problem = problem_of(model)
-    raw = random_directions(problem, seed, axis)
+    raw = gaussian(problem, seed, axis)
     return filter_normalised(raw, problem.weights), raw, problem.weights
 
 
@@ -130,7 +130,7 @@ def test_a_rescaled_net_gets_a_rescaled_direction() -> None:
 
 def test_what_was_given_is_left_alone() -> None:
     problem = problem_of(nn.Linear(4, 3))
-    raw = random_directions(problem, 0, "x")
+    raw = gaussian(problem, 0, "x")
     copies = [x.clone() for x in (*raw, *problem.weights)]
     filter_normalised(raw, problem.weights)
     assert all(torch.equal(a, b) for a, b in zip(copies, (*raw, *problem.weights), strict=True))
@@ -149,9 +149,9 @@ def test_directions_belong_to_seed_and_name(rng_guard: Callable[[], None]) -> No
         torch.manual_seed(2)
         other = problem_of(small())
     assert not torch.equal(one.weights[0], other.weights[0])
-    first = random_directions(one, 3, "x")
+    first = gaussian(one, 3, "x")
     torch.set_default_dtype(torch.float32)
-    second = random_directions(other, 3, "x")
+    second = gaussian(other, 3, "x")
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -159,24 +159,24 @@ def test_a_name_keeps_its_direction_in_another_model() -> None:
     wide = nn.ModuleDict({"head": nn.Linear(6, 4), "tail": nn.Linear(2, 2)})
     turned = nn.ModuleDict({"tail": nn.Linear(2, 2), "body": nn.Linear(3, 3), "head": nn.Linear(6, 4)})
     ours, theirs = (problem_of(model) for model in (wide, turned))
-    a = dict(zip(ours.names, random_directions(ours, 0, "x"), strict=True))
-    b = dict(zip(theirs.names, random_directions(theirs, 0, "x"), strict=True))
+    a = dict(zip(ours.names, gaussian(ours, 0, "x"), strict=True))
+    b = dict(zip(theirs.names, gaussian(theirs, 0, "x"), strict=True))
     assert all(torch.equal(a[name], b[name]) for name in a)
     renamed = problem_of(nn.ModuleDict({"neck": nn.Linear(6, 4)}))
-    assert not torch.equal(random_directions(renamed, 0, "x")[0], a["head.weight"])
+    assert not torch.equal(gaussian(renamed, 0, "x")[0], a["head.weight"])
 
 
 def test_dtypes_share_directions_up_to_rounding() -> None:
-    exact = random_directions(problem_of(small().double()), 5, "x")
+    exact = gaussian(problem_of(small().double()), 5, "x")
     for dtype in (torch.float32, torch.bfloat16):
-        rounded = random_directions(problem_of(small().to(dtype)), 5, "x")
+        rounded = gaussian(problem_of(small().to(dtype)), 5, "x")
         assert all(torch.equal(a.to(dtype), b) for a, b in zip(exact, rounded, strict=True))
 
 
 def test_seeds_and_axes_are_independent() -> None:
     """Correlations of 20,000 Gaussian numbers stay within four standard errors of zero, moments of their own."""
     problem = problem_of(nn.Linear(100, 200, bias=False))
-    drawn = [random_directions(problem, seed, axis)[0].flatten() for seed in (0, 1) for axis in ("x", "y")]
+    drawn = [gaussian(problem, seed, axis)[0].flatten() for seed in (0, 1) for axis in ("x", "y")]
     n = drawn[0].numel()
     for i, a in enumerate(drawn):
         assert abs(float(a.mean())) < 4 / math.sqrt(n)
@@ -187,5 +187,5 @@ def test_seeds_and_axes_are_independent() -> None:
 
 def test_tensors_of_one_shape_have_directions_of_their_own() -> None:
     problem = problem_of(nn.Sequential(nn.Linear(50, 50, bias=False), nn.Linear(50, 50, bias=False)))
-    a, b = (d.flatten() for d in random_directions(problem, 0, "x"))
+    a, b = (d.flatten() for d in gaussian(problem, 0, "x"))
     assert abs(float((a * b).mean())) < 4 / 50

@@ -1,0 +1,368 @@
+"""The points of a line or plane through the weights: each is formed from the centre, evaluated once, and kept.
+
+A point is (w + a d1) + b d2 in float32 (float64 for a float64 model), in this order, whatever the order of the points:
+the same point has the same bits on every grid, and after a kill.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharpscope.analyzers.directions import SCALINGS, Directions, random_directions
+from sharpscope.analyzers.forward import Forward, Metric
+from sharpscope.examples import Examples, on_tensors
+from sharpscope.pieces import check_count
+from sharpscope.problem import Problem
+from sharpscope.vectors import Vec, generator
+
+__all__ = ["Ask", "Keep", "Kept", "Metrics", "Plane", "Resume", "keep_with"]
+
+Metrics = str | Sequence[str] | Mapping[str, Any]
+
+PRECISIONS = ("float32", "bfloat16")
+CHECKED = 16  # points that are evaluated in both precisions
+EVERY = 2.0  # seconds between two writes
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an earlier call left: rows are (loss, standard error, metrics...); index -1 is the centre."""
+
+    how: str
+    indices: np.ndarray  # (n,) int64, flat places in the grid
+    rows: np.ndarray  # (n, 2 + metrics) float64
+
+
+class Keep(Protocol):
+    """Where finished points are kept, so that a killed call goes on; ``sharpscope.resume`` has one of HDF5."""
+
+    def open(self, about: Mapping[str, str]) -> Kept | None:
+        """What is there already; raises where it belongs to another question than ``about``."""
+
+    def add(self, kept: Kept) -> None:
+        """More points; they are on the disk when this returns."""
+
+
+Resume = Any  # a Keep, or what the registered opener takes: a path
+_OPENER: list[Callable[[Any], Keep]] = []  # analyzers know no files; the module that does registers here
+
+
+def keep_with(opener: Callable[[Any], Keep]) -> None:
+    """Let ``resume=path`` mean ``opener(path)``."""
+    _OPENER[:] = [opener]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The options that lines and surfaces have in common; see ``surface``."""
+
+    owner: str
+    directions: str | Directions
+    seed: int
+    precision: str
+    metrics: Metrics | None
+    examples: int | None
+    batchnorm: str
+    statistics: int | None
+    bound: float
+    how: str
+    resume: Resume
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot be meant, before any work."""
+        owner, given = self.owner, self.directions
+        if not isinstance(given, Directions) and given not in SCALINGS:
+            raise ValueError(
+                f"the {owner} got directions={given!r}, expected one of {', '.join(SCALINGS)} or Directions: change it"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"the {owner} got precision={self.precision!r}, expected 'float32' or 'bfloat16': change precision"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):
+            raise ValueError(f"the {owner} got seed={self.seed!r}, expected a whole number: 0 is usual")
+        if self.batchnorm not in ("eval", "recompute"):
+            raise ValueError(
+                f"the {owner} got batchnorm={self.batchnorm!r}, expected 'eval' or 'recompute': change batchnorm"
+            )
+        if isinstance(self.bound, bool) or not isinstance(self.bound, (int, float)) or not self.bound > 0:
+            raise ValueError(f"the {owner} got bound={self.bound!r}, expected a positive number: 0.02 is usual")
+        check_count(f"the {owner}", "examples", self.examples, optional=True)
+        check_count(f"the {owner}", "statistics", self.statistics, optional=True)
+        if isinstance(self.resume, (str, bytes)) and not self.resume:
+            raise ValueError(f"the {owner} got resume={self.resume!r}, expected a path or None: name a file")
+
+    def measures(self) -> dict[str, Metric]:
+        """Metrics by name."""
+        given = self.metrics or {}
+        given = [given] if isinstance(given, str) else given
+        pairs = given.items() if isinstance(given, Mapping) else [(name, name) for name in given]
+        found: dict[str, Metric] = {}
+        for name, metric in pairs:
+            known = _METRICS.get(metric) if isinstance(metric, str) else metric
+            if not isinstance(name, str) or not callable(known):
+                raise ValueError(
+                    f"the {self.owner} got the metric {metric!r}, expected {', '.join(_METRICS)} or {{name: "
+                    f"function(outputs, targets)}}: change metrics"
+                )
+            found[name] = known
+        return found
+
+
+class Plane:
+    """The centre, the axes, and what is the same at every point.
+
+    ``coordinates`` are those along each axis, the first fastest: index = i * len(coordinates[0]) + j for the point
+    (coordinates[0][j], coordinates[1][i]).
+    """
+
+    def __init__(self, problem: Problem, ask: Ask, coordinates: Sequence[np.ndarray]) -> None:
+        ask.check()
+        self.problem, self.ask, self.coordinates = problem, ask, coordinates
+        self.shape = tuple(len(axis) for axis in reversed(coordinates))
+        self.metrics = ask.measures()
+        self.directions = _directions(problem, ask, len(coordinates))
+        self.weights = problem.weights
+        self.axes = [
+            [d.to(w) for d, w in zip(vector, self.weights, strict=True)]
+            for vector in self.directions.vectors[: len(coordinates)]
+        ]
+        self.wide = torch.promote_types(problem.dtype, torch.float32)
+        self.scratch = [torch.empty_like(w, dtype=self.wide) for w in self.weights]
+        self.batches = problem.draw(ask.examples, generator("surface examples", int(ask.seed)))
+        self.examples = sum(batch.examples for batch in self.batches)
+        refresh = problem.draw(ask.statistics, generator("surface statistics", int(ask.seed)))
+        self.refreshed = sum(batch.examples for batch in refresh) if ask.batchnorm == "recompute" else 0
+        with problem.guard():
+            self._start(refresh if self.refreshed else None)
+
+    def _start(self, refresh: list[Examples] | None) -> None:
+        """The plain loss at the centre, the way to compute all others, what is kept already."""
+        began = time.perf_counter()
+        losses, self.denominator = self.problem.example_losses(self.weights, self.batches)
+        seconds = time.perf_counter() - began
+        plain = float(losses.sum() / self.denominator)
+        if not np.isfinite(plain):
+            raise ValueError(
+                f"the loss at the centre is {plain}, expected a finite number: "
+                f"check the weights and the data before drawing around them"
+            )
+        self.forward = Forward(self.problem, self.batches, refresh, self.metrics)
+        middle = (0.0,) * len(self.axes)
+        near = tuple(0.25 * float(axis[-1]) for axis in self.coordinates)
+        far = self.problem.example_losses(self.form(near), self.batches)[0]
+        self.forward.verify([lambda: self.form(middle), lambda: self.form(near)], [losses, far])
+        resume = self.ask.resume
+        self.keep: Keep | None = _OPENER[0](resume) if _is_path(resume) else resume
+        kept = None if self.keep is None else self.keep.open(self.about())
+        half = self.ask.precision == "bfloat16"
+        how = self.ask.how if kept is None or self.ask.how not in ("fastest", "untimed") else kept.how
+        self.forward.choose(how, seconds, lambda: self.form(middle), half)
+        self.how = self.forward.way.how
+        self.known: dict[int, np.ndarray] = {}
+        self.new: list[int] = []
+        self.center_losses = torch.zeros(0)
+        self.center_losses = self._losses(middle)[0]
+        self.center = self.row(middle)
+        self.written = time.perf_counter()
+        if kept is not None:
+            self._take(kept)
+        else:
+            self.known[-1] = self.center
+            self.new = [-1]
+
+    def _take(self, kept: Kept) -> None:
+        """Take over kept points, if the centre is still the same."""
+        self.known = {int(index): row for index, row in zip(kept.indices, kept.rows, strict=True)}
+        old = self.known.get(-1)
+        if old is None or not np.allclose(old, self.center, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise ValueError(
+                f"the {self.ask.owner} got kept points around {old}, expected {self.center} at the centre: the loss or "
+                f"a metric has changed; delete the file to begin again"
+            )
+
+    def form(self, at: Sequence[float]) -> Vec:
+        """The weights at a point; they live until the next call."""
+        torch._foreach_copy_(self.scratch, self.weights)
+        for coordinate, axis in zip(at, self.axes, strict=True):
+            torch._foreach_add_(self.scratch, axis, alpha=float(coordinate))
+        if self.wide == self.problem.dtype or self.forward.half:
+            return self.scratch
+        return [x.to(self.problem.dtype) for x in self.scratch]
+
+    def _losses(self, at: Sequence[float]) -> tuple[Tensor, dict[str, float]]:
+        losses, _, metrics = self.forward(self.form(at))
+        return losses, metrics
+
+    def row(self, at: Sequence[float]) -> np.ndarray:
+        """Loss, paired standard error of its difference to the centre, metrics: (2 + metrics,) float64."""
+        losses, metrics = self._losses(at)
+        loss = float(losses.sum() / self.denominator)
+        return np.array([loss, self._stderr(losses - self.center_losses), *metrics.values()])
+
+    def at(self, index: int) -> tuple[float, ...]:
+        """The coordinates of a point, the first axis first."""
+        places = np.unravel_index(index, self.shape)[::-1]
+        return tuple(float(axis[place]) for axis, place in zip(self.coordinates, places, strict=True))
+
+    def evaluate(self, indices: Iterable[int], tick: Callable[[], object] = lambda: None) -> np.ndarray:
+        """(n, 2 + metrics) float64, one row per flat index; a point that is known is not computed again."""
+        asked = [int(index) for index in indices]
+        try:
+            with self.problem.guard():
+                for index in asked:
+                    if index not in self.known:
+                        self.known[index] = self.row(self.at(index))
+                        self.new.append(index)
+                        if time.perf_counter() - self.written > EVERY:
+                            self.flush()
+                    tick()
+        finally:
+            self.flush()
+        return np.array([self.known[index] for index in asked]).reshape(len(asked), 2 + len(self.metrics))
+
+    def flush(self) -> None:
+        """Hand what is new to the keeper."""
+        self.written = time.perf_counter()
+        if self.keep is not None and self.new:
+            rows = np.array([self.known[index] for index in self.new])
+            self.keep.add(Kept(self.how, np.array(self.new, dtype=np.int64), rows))
+        self.new = []
+
+    def compared(self, tick: Callable[[], object] = lambda: None) -> tuple[float, float, int]:
+        """The largest relative error of the losses in bfloat16 on random points, its 95th percentile, their number.
+
+        Raises ValueError where it is above the bound.  Zeros where the precision is exact.
+        """
+        if not self.forward.half:
+            return 0.0, 0.0, 0
+        count = math.prod(self.shape)
+        rng = generator("surface precision", int(self.ask.seed))
+        points = sorted(torch.randperm(count, generator=rng)[:CHECKED].tolist())
+        found = self.evaluate(points, tick)[:, 0]
+        way = self.forward.way
+        self.forward.choose("untimed", 0.0, lambda: self.form(self.at(0)))
+        try:
+            with self.problem.guard():
+                exact = np.array([self.row(self.at(index))[0] for index in points])
+        finally:
+            self.forward.use(way, half=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            errors = np.abs(found - exact) / np.abs(exact)
+        errors = np.where(np.isfinite(exact), np.where(np.isfinite(errors), errors, np.inf), 0.0)
+        worst = float(errors.max())
+        if not worst <= self.ask.bound:
+            raise ValueError(
+                f"the {self.ask.owner} got a relative error of {worst:.2g} in bfloat16 on {len(points)} points, "
+                f"expected at most {self.ask.bound:g}: use precision='float32', or a larger bound"
+            )
+        return worst, float(np.quantile(errors, 0.95)), len(points)
+
+    def radii(self) -> np.ndarray:
+        """|d| / |w| at every point of the grid, from the lengths of the axes and the angle between them."""
+        lengths, cosine = self.directions.norms, self.directions.cosine
+        square: Any = 0.0
+        for place, axis in enumerate(self.coordinates):
+            moved = (axis * lengths[place]).reshape(-1, *[1] * place)
+            square = square + moved**2
+        if len(self.coordinates) > 1:
+            first, second = self.coordinates[0] * lengths[0], (self.coordinates[1] * lengths[1])[:, None]
+            square = square + 2.0 * cosine * first * second
+        whole = Directions(self.problem.names, (self.weights,), "weights").norms[0]
+        return np.asarray(np.sqrt(np.maximum(square, 0.0)) / whole)
+
+    def about(self) -> dict[str, str]:
+        """What kept points belong to: digests and settings, by a name that an error can say."""
+        state = {**dict(self.problem.model.named_parameters()), **dict(self.problem.model.named_buffers())}
+        grid = hashlib.sha256(b"".join(np.ascontiguousarray(axis).tobytes() for axis in self.coordinates))
+        spans = ", ".join(f"{len(axis)} from {axis[0]:g} to {axis[-1]:g}" for axis in self.coordinates)
+        return {
+            "weights": _digest(state.values()),
+            "data": _digest_data(self.problem.batches),
+            "directions": f"{self.directions.text} {self.directions.digest}",
+            "grid": f"{spans} sha256:{grid.hexdigest()}",
+            "problem": self.described(),
+            "precision": self.precision,
+            "metrics": ", ".join(self.metrics) or "none",
+            "examples": f"{self.examples} drawn with seed {self.ask.seed}" if self.ask.examples else "all",
+        }
+
+    @property
+    def precision(self) -> str:
+        """The dtype of the outputs in words."""
+        return "bfloat16" if self.ask.precision == "bfloat16" else str(self.problem.dtype).removeprefix("torch.")
+
+    def described(self) -> str:
+        """What a figure must say of the function."""
+        text = self.problem.describe()
+        if self.examples < self.problem.examples:
+            text = text.replace(
+                f", {self.problem.examples} examples", f", {self.examples} of {self.problem.examples} examples"
+            )
+        refreshed = f"BatchNorm re-estimated at every point on {self.refreshed} examples"
+        return text.replace("eval mode", refreshed) if self.refreshed else text
+
+    def _stderr(self, difference: Tensor) -> float:
+        count = len(difference)
+        if count < 2:
+            return float("nan")
+        return float(difference.std()) * math.sqrt(count) / self.denominator
+
+
+def _directions(problem: Problem, ask: Ask, axes: int) -> Directions:
+    given = ask.directions
+    if not isinstance(given, Directions):
+        try:
+            return random_directions(problem, given, int(ask.seed), count=axes)
+        except ValueError as error:
+            raise ValueError(str(error).replace("random_directions", f"the {ask.owner}", 1)) from None
+    given.check(problem, f"the {ask.owner}")
+    if len(given.vectors) < axes:
+        raise ValueError(
+            f"the {ask.owner} got {len(given.vectors)} directions, expected {axes}: use first.beside(second), or a line"
+        )
+    if not given.norms[:axes].all():
+        raise ValueError(
+            f"the {ask.owner} got a direction of length 0 ({given.text}), expected one that moves a parameter: check "
+            f"the mask or the weights it was made with"
+        )
+    return given
+
+
+def _accuracy(outputs: Any, targets: Any) -> Tensor:
+    if not (isinstance(outputs, Tensor) and outputs.dim() == 2 and targets.shape == outputs.shape[:1]):
+        raise TypeError("accuracy takes outputs (examples, classes) and class numbers (examples,)")
+    right: Tensor = outputs.argmax(1) == targets
+    return right
+
+
+_METRICS: dict[str, Metric] = {"accuracy": _accuracy, "error": lambda outputs, targets: ~_accuracy(outputs, targets)}
+
+
+def _is_path(resume: Resume) -> bool:
+    return resume is not None and not hasattr(resume, "add")
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    state = hashlib.sha256()
+    for x in tensors:
+        state.update(f"{tuple(x.shape)} {x.dtype}\0".encode())
+        state.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return "sha256:" + state.hexdigest()
+
+
+def _digest_data(batches: Iterable[Examples]) -> str:
+    """Of the examples one after another, however they are cut into batches of one kind."""
+    found: list[Tensor] = []
+    for batch in batches:
+        on_tensors((batch.args, batch.kwargs, batch.targets), lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
+    return _digest(found)

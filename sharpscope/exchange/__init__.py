@@ -1,0 +1,1 @@
+"""Files of other programs: those of Li et al.'s code, CSV, VTK (ParaView), netCDF."""
