@@ -1,10 +1,10 @@
 """The convergence theorems of the two papers as functions: numbers in, the right-hand side out.
 
-Sparse SAM (Mi et al. 2022, section 4.4 and appendix A) bounds the mean squared gradient of SAM and SSAM under step sizes
-that fall as 1/sqrt(t); RST (Zhao et al. 2023, section 2.4 and appendix A) that of randomised SAM, and its loss under a
-Polyak-Lojasiewicz condition.  Every function has two forms.  ``"published"`` is the formula as it is printed, under the
-conditions as printed and those that only its proof states.  ``"corrected"`` is what the same proof gives when its
-slips are mended; each docstring lists them.  Symbols, common to all: f or L the loss; L or beta its smoothness, the
+Sparse SAM (Mi et al. 2022, section 4.4 and appendix A) bounds the mean squared gradient of SAM and SSAM under step
+sizes that fall as 1/sqrt(t); RST (Zhao et al. 2023, section 2.4 and appendix A) that of randomised SAM, and its loss
+under a Polyak-Lojasiewicz condition.  Every function has two forms.  ``"published"`` is the formula as it is printed,
+under the conditions as printed and those that only its proof states.  ``"corrected"`` is what the same proof gives when
+its slips are mended; each docstring lists them.  Symbols, common to all: f or L the loss; L or beta its smoothness, the
 Lipschitz constant of its gradient (loss / weight^2); G a bound on the gradient (loss / weight); sigma^2 a bound on the
 variance of a stochastic gradient; gap = f(w_1) - min f (loss), an upper bound on the papers' f(w_0) - E f(w_T).
 """
@@ -357,7 +357,7 @@ def _check_rst(
     probabilities = np.asarray(p, dtype=np.float64)
     if probabilities.shape not in ((), alpha.shape) or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError(
-            f"{name} got p={_brief(p)}, expected one number in [0, 1] or one for each of the {len(alpha)} steps: change p"
+            f"{name} got p={_brief(p)}, expected one number in [0, 1] or one per step ({len(alpha)}): change p"
         )
     probabilities = np.broadcast_to(probabilities, alpha.shape)
     if form == "published":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,59 +10,16 @@ import numpy as np
 import torch
 
 from sharpscope.ascent.batch import Batch
-from sharpscope.ascent.perturbations import Ball, Masked, Memory, Metric, Perturbation
-from sharpscope.ascent.probe import Probe
-from sharpscope.ascent.shift import Shift
 from sharpscope.bounds import direct_bound, rst_theorem_1, rst_theorem_2, ssam_theorem_1, ssam_theorem_2
 from sharpscope.convergence import Convergence
-from sharpscope.optimizers.rules import Ascend, Blend, Plain, Rule, Sometimes
+from sharpscope.optimizers.rules import Rule
 from sharpscope.optimizers.shell import SharpnessAware
-from sharpscope.pieces import check_count, check_piece, check_range
 from sharpscope.progress import bar
-from sharpscope.schedules import Constant, InverseSqrt, Number, Schedule, value_at
+from sharpscope.schedules import Number, value_at
+from sharpscope.theory.assumptions import THEOREMS, Form, checked, learning_rate
 from sharpscope.theory.problems import Known
-from sharpscope.vectors import Vec
 
-__all__ = ["THEOREMS", "Unnormalized", "run_theorem"]
-
-THEOREMS = {
-    "ssam-1": ("SSAM Theorem 1", r"$\frac{1}{T}\sum_{t \leq T} \Vert\nabla f(w_t)\Vert^2$"),
-    "ssam-2": ("SSAM Theorem 2", r"$\frac{1}{T}\sum_{t \leq T} \Vert\nabla f(w_t)\Vert^2$"),
-    "rst-1": (
-        "RST Theorem 1",
-        r"$\sum_t \alpha_t \Vert\nabla L(\theta_t)\Vert^2 / \sum_t \alpha_t$",
-    ),
-    "rst-2": ("RST Theorem 2", r"$L(\theta_T) - L_*$"),
-}
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Unnormalized(Perturbation):
-    """eps = rho g, along the gradient itself: the iteration of the RST paper's appendix (eq. 10).
-
-    For its Theorem 2 alone.  Unlike ``Ball`` it depends on the scale of the loss, so that it does not go with a
-    GradScaler.
-    """
-
-    rho: Number
-
-    def __post_init__(self) -> None:
-        check_range("Unnormalized", "rho", self.rho, 0, schedule=True)
-
-    def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Shift | None:
-        rho = probe.value(self.rho, 0)
-        return Shift(g, torch.tensor(rho, dtype=g[0].dtype, device=g[0].device)) if rho else None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """What a theorem has to know of a rule."""
-
-    rho: Number  # the radius
-    p: Number = 1.0  # the probability of a climb
-    weight: float = 1.0  # of G-RST
-    unit: bool = True  # whether the climb is along the unit vector
-    masked: bool = False
+__all__ = ["run_theorem"]
 
 
 def run_theorem(
@@ -111,8 +67,8 @@ def run_theorem(
         >>> found.holds, found.measured.shape
         (True, (2, 20))
     """
-    form = _checked(theorem, known, rule, steps, seeds, batch, points)
-    rate = _rate(theorem, known, rate)
+    form = checked(theorem, known, rule, steps, seeds, batch, points)
+    rate = learning_rate(theorem, known, rate)
     kept = _kept(theorem, steps, max(points, 3))
     bounds = _bounds(theorem, known, form, rate, steps, batch)
     rows = []
@@ -153,7 +109,7 @@ def _run(known: Known, rule: Rule, rate: Number, steps: int, batch: int, seed: i
             )
         value = known.value(model)
         (gradient,) = torch.autograd.grad(value, weight)
-        losses[t], squares[t] = float(value), float(gradient.square().sum())
+        losses[t], squares[t] = float(value.detach()), float(gradient.square().sum())
         if t == steps:
             break
         inputs, targets = known.inputs, known.targets
@@ -175,7 +131,7 @@ def _quantity(theorem: str, left: np.ndarray, squares: np.ndarray, rate: Number)
 
 
 def _bounds(
-    theorem: str, known: Known, form: _Form, rate: Number, steps: int, batch: int
+    theorem: str, known: Known, form: Form, rate: Number, steps: int, batch: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The bound, the published one (nan where its conditions do not hold), and the direct one for T = 1, ..., steps."""
     gap = _gap(known)
@@ -184,107 +140,30 @@ def _bounds(
             "eta": value_at(rate, 0), "rho": value_at(form.rho, 0), "smoothness": known.smoothness,
             "noise": math.sqrt(known.noise / batch), "gap": gap, "sample_smoothness": known.sample_smoothness,
         }  # fmt: skip
-        of = ssam_theorem_1 if theorem == "ssam-1" else ssam_theorem_2
-        one = lambda form: of(steps, gradient=known.gradient, form=form, **shared)  # noqa: E731
-        return one("corrected"), _or_nan(lambda: one("published"), steps), direct_bound(steps, **shared)
+        one = ssam_theorem_1 if theorem == "ssam-1" else ssam_theorem_2
+        both = {"gradient": known.gradient, **shared}
+        return one(steps, **both), _or_nan(one, steps, **both), direct_bound(steps, **shared)
     alpha = np.array([value_at(rate, t) for t in range(steps)])
     p = np.array([value_at(form.p, t) for t in range(steps)])
     more: dict[str, Any] = {"rho": value_at(form.rho, 0), "smoothness": known.smoothness, "gap": gap}
+    more["weight"] = form.weight
     if theorem == "rst-1":
-        return (
-            rst_theorem_1(alpha, p, weight=form.weight, **more),
-            _or_nan(lambda: rst_theorem_1(alpha, p, weight=form.weight, form="published", **more), steps),
-            None,
-        )
+        return rst_theorem_1(alpha, p, **more), _or_nan(rst_theorem_1, alpha, p, **more), None
     more["pl"] = known.pl
-    return (
-        rst_theorem_2(alpha, p, weight=form.weight, unit=form.unit, **more),
-        _or_nan(lambda: rst_theorem_2(alpha, p, weight=form.weight, form="published", **more), steps),
-        None,
-    )
+    return rst_theorem_2(alpha, p, unit=form.unit, **more), _or_nan(rst_theorem_2, alpha, p, **more), None
 
 
-def _or_nan(bound: Callable[[], np.ndarray], steps: int) -> np.ndarray:
+def _or_nan(theorem: Callable[..., np.ndarray], steps: Any, *arguments: Any, **named: Any) -> np.ndarray:
+    """The published form; nan where a condition does not hold that the corrected form, computed before, has not."""
     try:
-        return bound()
-    except ValueError:  # a condition of the published theorem that the corrected one does not have
-        return np.full(steps, np.nan)
+        return theorem(steps, *arguments, form="published", **named)
+    except ValueError:
+        return np.full(steps if isinstance(steps, int) else len(steps), np.nan)
 
 
 def _gap(known: Known) -> float:
     """f(w_1) - min f."""
-    return float(known.value(known.make())) - known.minimum
-
-
-def _rate(theorem: str, known: Known, rate: Number | None) -> Number:
-    """The learning rate, as the theorem has it."""
-    ssam = theorem.startswith("ssam")
-    if rate is None:
-        return InverseSqrt(1.0 / known.smoothness) if ssam else 1.0 / known.smoothness
-    check_range("run_theorem", "rate", rate, 0, open_low=True, schedule=True)
-    if ssam and not isinstance(rate, InverseSqrt):
-        raise ValueError(
-            f"run_theorem got rate={rate!r}, expected InverseSqrt(eta), as the theorem assumes: give one, or None"
-        )
-    return rate
-
-
-def _checked(theorem: str, known: Known, rule: Rule, steps: int, seeds: int, batch: int, points: int) -> _Form:
-    if theorem not in THEOREMS:
-        raise ValueError(f"run_theorem got theorem={theorem!r}, expected one of {', '.join(THEOREMS)}: change theorem")
-    for name, value in {"steps": steps, "seeds": seeds, "batch": batch, "points": points}.items():
-        check_count("run_theorem", name, value)
-    check_piece("run_theorem", "rule", rule, Rule)
-    form = _read(rule)
-    if form is None:
-        _refuse(rule, "a rule that the theorems speak of: sgd(), sam, ssam_f or ssam_d, within rst or grst")
-    ssam = theorem.startswith("ssam")
-    if ssam and (form.p != 1.0 or form.weight != 1.0 or not form.unit):
-        _refuse(rule, "sgd(), sam, ssam_f or ssam_d, which the SSAM paper's theorems speak of")
-    if theorem == "ssam-1" and form.masked:
-        _refuse(rule, "a rule without a mask, which Theorem 1 speaks of (take theorem='ssam-2')")
-    if ssam and form.rho != 0 and not isinstance(form.rho, InverseSqrt):
-        _refuse(rule, "a radius that falls as the theorem assumes: rho=InverseSqrt(0.1)")
-    if not ssam and isinstance(form.rho, Schedule) and not isinstance(form.rho, Constant):
-        _refuse(rule, "a constant radius, as the RST paper's theorems have it: rho=0.1")
-    if theorem == "rst-1" and not form.unit:
-        _refuse(rule, "a climb along the unit vector, which Theorem 1 of the RST paper speaks of: sam(rho)")
-    if theorem == "rst-2" and known.pl is None:
-        raise ValueError(
-            f"run_theorem got the {known.name}, expected a problem with a constant of Polyak and Lojasiewicz, which "
-            f"Theorem 2 of the RST paper assumes: take quadratic(), least_squares() or waves()"
-        )
-    if ssam and not (math.isfinite(known.gradient) and math.isfinite(known.noise)):
-        raise ValueError(
-            f"run_theorem got the {known.name}, expected bounded gradients and noise, which Assumptions 1 and 2 of the "
-            f"SSAM paper are: take quadratic() or logistic()"
-        )
-    return form
-
-
-def _refuse(rule: Rule, expected: str) -> None:
-    raise ValueError(f"run_theorem got rule={rule!r}, expected {expected}: change the rule")
-
-
-def _read(rule: Rule) -> _Form | None:
-    """The radius, probability and weight of a rule; None for one that the theorems do not know."""
-    if isinstance(rule, Plain):
-        return _Form(0.0)
-    if isinstance(rule, Sometimes):
-        inside = _read(rule.rule)
-        return None if inside is None or inside.p != 1.0 else dataclasses.replace(inside, p=rule.p)
-    if isinstance(rule, Blend):
-        inside = _read(rule.rule)
-        plain = inside is not None and inside.p == inside.weight == 1.0 and not isinstance(rule.weight, Schedule)
-        return dataclasses.replace(inside, weight=float(rule.weight)) if inside and plain else None  # type: ignore[arg-type]
-    if not isinstance(rule, Ascend) or rule.select is not None or rule.rows != 1.0:
-        return None
-    climb, masked = rule.perturbation, False
-    while isinstance(climb, Masked) and climb.norm == "full":
-        climb, masked = climb.perturbation, True
-    if isinstance(climb, Ball) and climb.metric == Metric():
-        return _Form(climb.rho, masked=masked)
-    return _Form(climb.rho, unit=False, masked=masked) if isinstance(climb, Unnormalized) else None
+    return float(known.value(known.make()).detach()) - known.minimum
 
 
 def _kept(theorem: str, steps: int, points: int) -> np.ndarray:

@@ -177,7 +177,7 @@ def _newton(x: Tensor, y: Tensor) -> Tensor:
             return w
         w = w - torch.linalg.lstsq((x.T * (p * (1 - p))) @ x / len(y), gradient).solution
     raise ArithmeticError(
-        "logistic got labels without a minimum, expected some that no plane separates: take more examples or fewer weights"
+        "logistic got labels without a minimum, expected some that no plane separates: take more examples"
     )
 
 

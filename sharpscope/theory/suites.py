@@ -21,7 +21,8 @@ from sharpscope.optimizers.names import grst, rst, sam, sgd, ssam_d, ssam_f
 from sharpscope.optimizers.rules import Ascend, Rule
 from sharpscope.schedules import InverseSqrt
 from sharpscope.store import load, save
-from sharpscope.theory.experiment import Unnormalized, run_theorem
+from sharpscope.theory.assumptions import Unnormalized
+from sharpscope.theory.experiment import run_theorem
 from sharpscope.theory.problems import Known, least_squares, logistic, quadratic, waves
 
 __all__ = ["SCALES", "SUITES", "Case", "cases", "rst_theorem", "run_suite", "ssam_theorem", "table"]
@@ -64,7 +65,7 @@ def _ssam(steps: int, seeds: int) -> list[Case]:
         ("ssam-2", "SSAM-F", ssam_f(rho, sparsity=0.5, samples=16, every=50)),
         ("ssam-2", "SSAM-D", ssam_d(rho, sparsity=0.5, every=50)),
     ]  # fmt: skip
-    problems = {"quadratic": quadratic, "logistic regression": logistic}
+    problems: dict[str, Callable[[], Known]] = {"quadratic": quadratic, "logistic regression": logistic}
     return [
         Case(theorem, method, problem, make, rule, steps, seeds)
         for problem, make in problems.items()
@@ -79,8 +80,12 @@ def _rst(steps: int, seeds: int) -> list[Case]:
         ("RST over SSAM-D", rst(ssam_d(rho, sparsity=0.5, every=20), p=0.5)),
     ]  # fmt: skip
     along = ("RST along the gradient", rst(Ascend(Unnormalized(0.1)), p=0.5))  # Theorem 2's own iteration
-    nonconvex = {"quadratic": quadratic, "logistic regression": logistic, "waves": waves}
-    pl = {"quadratic": quadratic, "least squares": least_squares, "waves": waves}
+    nonconvex: dict[str, Callable[[], Known]] = {
+        "quadratic": quadratic,
+        "logistic regression": logistic,
+        "waves": waves,
+    }
+    pl: dict[str, Callable[[], Known]] = {"quadratic": quadratic, "least squares": least_squares, "waves": waves}
     return [
         Case("rst-1", method, problem, make, rule, steps, seeds)
         for problem, make in nonconvex.items()
