@@ -160,7 +160,7 @@ def direct_bound(
     gap: float,
     sample_smoothness: float | None = None,
 ) -> np.ndarray:
-    """SAM and SSAM alike: a bound as in the two theorems that needs no bounded gradient and is far smaller.
+    """SAM and SSAM alike: a bound as in the two theorems that needs no bounded gradient and is never larger.
 
     Not in the papers.  With |eps_t| <= rho_t alone (any mask, also one that looks at the batch) and g unbiased and
     l-Lipschitz, E<grad f(w), g(w + eps)> >= |grad f|^2 / 2 - l^2 rho^2 / 2 by Young's inequality on g(w + eps) - g(w).

@@ -12,7 +12,7 @@ from sharpscope.ascent.perturbations import Ball, Masked, Memory, Metric, Pertur
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.shift import Shift
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Rule, Sometimes
-from sharpscope.pieces import check_count, check_piece, check_range
+from sharpscope.pieces import check_count, check_piece, check_range, resolve
 from sharpscope.schedules import Constant, InverseSqrt, Number, Schedule
 from sharpscope.theory.problems import Known
 from sharpscope.vectors import Vec
@@ -72,13 +72,16 @@ def learning_rate(theorem: str, known: Known, rate: Number | None) -> Number:
     return rate
 
 
-def checked(theorem: str, known: Known, rule: Rule, steps: int, seeds: int, batch: int, points: int) -> Form:
-    """What the theorem has to know of the rule; raises ValueError where an assumption does not hold."""
+def checked(
+    theorem: str, known: Known, rule: Rule, steps: int, seeds: int, batch: int, points: int
+) -> tuple[Form, Rule]:
+    """What the theorem has to know of the rule, and the rule with its horizon filled in; raises ValueError where an assumption does not hold."""
     if theorem not in THEOREMS:
         raise ValueError(f"run_theorem got theorem={theorem!r}, expected one of {', '.join(THEOREMS)}: change theorem")
     for name, value in {"steps": steps, "seeds": seeds, "batch": batch, "points": points}.items():
         check_count("run_theorem", name, value)
     check_piece("run_theorem", "rule", rule, Rule)
+    rule = resolve(rule, None, steps)
     form = _read(rule)
     if form is None:
         _refuse(rule, "a rule that the theorems speak of: sgd(), sam, ssam_f or ssam_d, within rst or grst")
@@ -103,7 +106,7 @@ def checked(theorem: str, known: Known, rule: Rule, steps: int, seeds: int, batc
             f"run_theorem got the {known.name}, expected bounded gradients and noise, which Assumptions 1 and 2 of the "
             f"SSAM paper are: take quadratic() or logistic()"
         )
-    return form
+    return form, rule
 
 
 def _refuse(rule: Rule, expected: str) -> Never:

@@ -67,7 +67,7 @@ def run_theorem(
         >>> found.holds, found.measured.shape
         (True, (2, 20))
     """
-    form = checked(theorem, known, rule, steps, seeds, batch, points)
+    form, rule = checked(theorem, known, rule, steps, seeds, batch, points)
     rate = learning_rate(theorem, known, rate)
     kept = _kept(theorem, steps, max(points, 3))
     bounds = _bounds(theorem, known, form, rate, steps, batch)

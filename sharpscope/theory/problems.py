@@ -174,8 +174,10 @@ def _newton(x: Tensor, y: Tensor) -> Tensor:
         p = torch.sigmoid(x @ w)
         gradient = x.T @ (p - y) / len(y)
         if gradient.norm() < 1e-12:
-            return w
+            break
         w = w - torch.linalg.lstsq((x.T * (p * (1 - p))) @ x / len(y), gradient).solution
+    if gradient.norm() < 1e-12 and not bool(((2 * y - 1) * (x @ w) > 0).all()):
+        return w
     raise ArithmeticError(
         "logistic got labels without a minimum, expected some that no plane separates: take more examples"
     )
