@@ -55,9 +55,12 @@ def _fit(ax: Axes, one: Convergence) -> None:
     place = np.log(x) if one.power else x
     height = np.log(one.mean[inside]).mean() + one.slope * (place - place.mean())
     ax.plot(x, 0.5 * np.exp(height), color=INK, linewidth=0.8, label="fitted rate")
-    name = "exponent" if one.power else "rate per step"
-    text = f"{name} {with_error(one.slope, one.slope_stderr)}\n(bound {plain(one.bound_slope, '.2g')})"
-    ax.text(0.03, 0.03, text.replace("-", "−"), transform=ax.transAxes, fontsize=SMALL, va="bottom")
+    name = "exponent" if one.power else "per step"
+    text = f"fit {with_error(one.slope, one.slope_stderr)}\nbound {plain(one.bound_slope, '.2g')}\n({name})"
+    note = ax.text(0.03, 0.02, text.replace("-", "−"), transform=ax.transAxes, fontsize=6.0, va="bottom")
+    note.set_in_layout(False)
+    low, high = np.log(ax.get_ylim())
+    ax.set_ylim(bottom=float(np.exp(low - 0.25 * (high - low))))  # room for the note
 
 
 @styled
@@ -77,7 +80,7 @@ def convergences(convergences: Mapping[str, Convergence], *, figure: Figure | No
     columns = list(dict.fromkeys(label.partition(" on ")[0] for label in convergences))
     width = max(DOUBLE_COLUMN, 1.75 * len(columns))
     figure = canvas(width, 0.9 + 1.6 * len(rows), figure)
-    panels = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
+    panels = figure.subplots(len(rows), len(columns), sharex=True, squeeze=False)
     used = set()
     for label, one in convergences.items():
         place = rows.index(one.problem), columns.index(label.partition(" on ")[0])
@@ -90,6 +93,10 @@ def convergences(convergences: Mapping[str, Convergence], *, figure: Figure | No
         if row == 0:
             ax.set_title(columns[column])
     for row, problem in enumerate(rows):
+        limits = np.array([ax.get_ylim() for ax in panels[row] if ax.get_visible()])
+        for column, ax in enumerate(panels[row]):
+            ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+            ax.tick_params(labelleft=column == 0)
         panels[row, 0].set_ylabel(problem.replace(", ", ",\n"), fontsize=SMALL)
     first = next(iter(convergences.values()))
     figure.supylabel(first.quantity, fontsize=9.0)

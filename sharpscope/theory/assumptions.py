@@ -75,7 +75,10 @@ def learning_rate(theorem: str, known: Known, rate: Number | None) -> Number:
 def checked(
     theorem: str, known: Known, rule: Rule, steps: int, seeds: int, batch: int, points: int
 ) -> tuple[Form, Rule]:
-    """What the theorem has to know of the rule, and the rule with its horizon filled in; raises ValueError where an assumption does not hold."""
+    """What the theorem reads off the rule, and the rule with its horizon filled in.
+
+    Raises ValueError where an assumption does not hold.
+    """
     if theorem not in THEOREMS:
         raise ValueError(f"run_theorem got theorem={theorem!r}, expected one of {', '.join(THEOREMS)}: change theorem")
     for name, value in {"steps": steps, "seeds": seeds, "batch": batch, "points": points}.items():
