@@ -29,7 +29,7 @@ BOMB_FROM, BOMB_RATIO = 16 << 20, 2000  # gzip cannot compress more than 1032 to
 DEPTH = 100
 REMEDY = "do not open this file with other programs unless you trust its maker"
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}
-LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
+LINK_NAMES = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
 TYPES = {
     h5py.h5t.BITFIELD: "a bit field",
     h5py.h5t.OPAQUE: "an opaque type",
@@ -73,6 +73,10 @@ def read_branch(group: h5py.Group, where: str, limit: int = LIMIT, only: str | N
     """
     walk = _Walk(where, group.file, limit)
     branch = walk.branch(group.id, "", 0, only)
+    if walk.said:
+        raise StoreError(
+            f"{where}: got attributes of {min(walk.said)!r}, expected those of what is there: use another copy"
+        )
     walk.read_plain(sum_of(branch.attributes))
     return branch
 
@@ -133,7 +137,7 @@ class _Walk:
         link = group.links.get_info(raw)
         if link.type != h5py.h5l.TYPE_HARD:
             raise self.refuse(
-                path, LINKS.get(link.type, "a user-defined link"), "groups and datasets of this file itself"
+                path, LINK_NAMES.get(link.type, "a user-defined link"), "groups and datasets of this file itself"
             )
         found = h5py.h5o.open(group, raw)
         if not isinstance(found, h5py.h5g.GroupID | h5py.h5d.DatasetID):
@@ -176,11 +180,11 @@ class _Walk:
         said = json.loads(bytes(array[()]) if array is not None else b"")
         for path, attributes in said.items():
             self.said["/" + path] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in attributes.items()
+                name: _plain(value, self.where, f"/{path} (attribute {name})") for name, value in attributes.items()
             }
 
     def attributes(self, target: Object, path: str) -> dict[str, Attribute]:
-        return self.said.get(path, {}) | read_attributes(target, self.where, path)
+        return self.said.pop(path, {}) | read_attributes(target, self.where, path)
 
     def read_plain(self, kind: str) -> None:
         """Read what was put off, and sum each block while the processor has it near."""
@@ -243,6 +247,15 @@ class _Walk:
             raise self.refuse(path, f"{declared} declared but {stored} stored bytes", "all of the data in the file")
         if chunk and declared > max(BOMB_FROM, BOMB_RATIO * stored):
             raise self.refuse(path, f"{declared} bytes compressed to {stored}", f"at most {BOMB_RATIO} to 1")
+
+
+def _plain(value: Any, where: str, place: str) -> Attribute:
+    """A value of JSON as an attribute."""
+    if isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list) and all(type(item) is int for item in value):
+        return tuple(value)
+    raise _refusal(where, place, f"a {type(value).__name__}", "a text, a number or a row of integers")
 
 
 def _ordered(children: dict[str, Node], kind: Attribute | None) -> dict[str, Node]:

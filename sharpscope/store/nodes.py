@@ -47,6 +47,7 @@ __all__ = [
 Attribute = str | bool | int | float | tuple[int, ...]
 
 BLOCK = 1 << 22  # bytes summed at once
+BLOCKS_ALONE = 2 * BLOCK  # bytes that are summed without threads
 SUMS: dict[str, Callable[..., bytes]] = {
     "sha256": lambda data: hashlib.sha256(data).digest(),
     "xxh128": xxhash.xxh3_128_digest,
@@ -108,7 +109,7 @@ def add_sums(found: Sequence[Leaf], kind: str, fill: Callable[[Leaf, int, memory
             fill(*item)
         return SUMS[kind](item[2])
 
-    if sum(len(block) for _, _, block in work) > 2 * BLOCK:
+    if sum(len(block) for _, _, block in work) > BLOCKS_ALONE:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             sums = iter(list(pool.map(block_sum, work)))
     else:

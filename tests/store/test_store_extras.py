@@ -23,13 +23,13 @@ from sharpscope.cli import main
 from sharpscope.history import History, Steps
 from sharpscope.results import Result
 from sharpscope.runs import Experiment, train_run
-from sharpscope.store import StoreError, create_run, open_run, pack_run, steps, verify_run
+from sharpscope.store import StoreError, create_run, open_run, pack_run, steps, unpack_run, verify_run
 from sharpscope.store.parts import write_part
 from sharpscope.store.results import load, save
 from sharpscope.training import Settings
 from tests.store.campaigns import made_history, synthetic_run
 
-SCHEMA_1 = Path(__file__).with_name("schema1.h5")
+SCHEMA_1, SCHEMA_2 = (Path(__file__).with_name(f"schema{number}.h5") for number in (1, 2))
 QUICK = Experiment(Settings("ssam_d(0.1)", epochs=2, batch_size=32), train=96, test=32)
 
 
@@ -266,12 +266,26 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_schema_1_is_read() -> None:
     run = open_run(SCHEMA_1)
     said = run.provenance()
-    assert said["schema"] == 2 and said["packages"].startswith("h5py 3.16.0, hdf5 2.0.0, numpy ")
+    assert said["schema"] == 3 and said["packages"].startswith("h5py 3.16.0, hdf5 2.0.0, numpy ")
     assert "torch" not in said and verify_run(SCHEMA_1) == [] and run.steps is None
     assert Experiment.of(run.config).settings == Settings("sam(rho=0.1)", epochs=3, seed=4)
     assert run.status == "finished 3 of 3 epochs" and run.results["curve"] == run.history
     assert torch.equal(run.checkpoint()["model"]["fc.weight"], torch.arange(6.0, dtype=torch.float32).reshape(2, 3))
     assert run.masks()["fc.weight"].tolist() == [[True, False, True], [False, True, True]]
+
+
+def test_schema_2_is_read(tmp_path: Path) -> None:
+    run = open_run(SCHEMA_2)
+    assert run.provenance()["schema"] == 3 and run.provenance()["checksum"].startswith("sha256:")
+    assert verify_run(SCHEMA_2) == [] and run.child("child").results["curve"] == made_history(2)
+    tree = run.checkpoint()
+    assert torch.equal(tree["model"]["fc.weight"], torch.arange(6.0, dtype=torch.float32).reshape(2, 3))
+    assert tree["model"]["half"].dtype == torch.bfloat16 and tree["model"]["complex"].tolist() == [1 + 2j]
+    assert tree["optimizer"]["state"][10] == {"step": 3} and tree["big"] == 2**70 and tree["a/b%"] == "text"
+    assert run.masks()["fc.weight"].tolist() == [[True, False, True], [False, True, True]]
+    assert run.steps is not None and run.steps.step.tolist() == [1, 2, 3]
+    copy = unpack_run(run, tmp_path / "copy")  # written in the new layout, under the old checksums
+    assert verify_run(copy.path) == [] and copy.digest == run.digest
 
 
 def test_fields_of_a_later_version_have_their_defaults(tmp_path: Path) -> None:
