@@ -261,7 +261,10 @@ def test_data_that_changed(tmp_path: Path) -> None:
             r"got a dict at '/w \(attribute type\)', expected a text, a number or a row of integers",
         ),
         (b'{"w":{"index":NaN}}', r"got a float at '/w \(attribute index\)'"),
-        (b'{"w":{"type":"array","index":0},"gone":{"index":1}}', r"got attributes of '/gone', expected those of what is there"),
+        (
+            b'{"w":{"type":"array","index":0},"gone":{"index":1}}',
+            r"got attributes of '/gone', expected those of what is there",
+        ),
     ],
 )
 def test_attributes_that_a_stranger_wrote(tmp_path: Path, said: bytes, text: str) -> None:
