@@ -2,9 +2,9 @@
 
     python -m benchmarks.torture [NAME[=COUNT] ...]
 
-runs all campaigns, or those that are named, with as many turns as is said; ``--help`` lists them.  Each works on a real
-disk, in processes of its own, and ends the program where a promise does not hold.  Its row in RESULTS.md is written when
-it has passed, so a long evening can be had in pieces.
+runs all campaigns, or the named ones, with as many turns as is said; ``--help`` lists them.  Each works on a real
+disk, in processes of its own, and ends the program where a promise does not hold.  Its row in RESULTS.md is written
+when it has passed, so that the whole can be had in pieces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CAMPAIGNS = {  # name: turns, what it shows, what it is to reach
 
 def main(asked: list[str]) -> None:
     counts = {name: int(number or CAMPAIGNS[name][0]) for name, _, number in (word.partition("=") for word in asked)}
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         for name, count in (counts or {name: turns for name, (turns, _, _) in CAMPAIGNS.items()}).items():
             report(name, found(name, count, Path(folder)))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas
 import pytest
@@ -159,8 +160,6 @@ def test_verify_of_what_cannot_be_put_aside(tmp_path: Path) -> None:
     content[content.index(np.full(10, 1.0).tobytes()) + 1] ^= 1
     packed.write_bytes(content)
     assert [damage.part for damage in verify_run(packed)] == ["checkpoints/000000001"]
-    with pytest.raises(StoreError, match="got a packed run, expected a folder to put parts aside in: leave out"):
-        verify_run(packed, quarantine=True)
     assert ": 6 of 7 parts" in call("pack", packed, "--unpack", "--skip-damaged", "-o", tmp_path / "rest")
     assert verify_run(tmp_path / "rest") == [] and open_run(tmp_path / "rest").result_names() == ["curve"]
     (run.path / "run.h5").write_bytes(b"junk")
@@ -170,6 +169,35 @@ def test_verify_of_what_cannot_be_put_aside(tmp_path: Path) -> None:
         verify_run(run.path, quarantine=True)
     with pytest.raises(StoreError, match=r"got a folder without run\.h5"):
         verify_run(run.path / "masks")
+
+
+@pytest.mark.parametrize("broken", ["part", "index", "both", "run"])
+def test_quarantine_of_a_packed_run(tmp_path: Path, broken: str) -> None:
+    """A file of the sound parts takes the place of the damaged one, which is kept."""
+    run = synthetic_run(tmp_path / "run", checkpoints=2, size=10)
+    packed = pack_run(run, tmp_path / "run.h5")
+    with h5py.File(packed, "r+") as file:
+        if broken in ("part", "both"):
+            file["checkpoints/000000001/model/w"][3] = 7.0
+        if broken in ("index", "both"):
+            file["_index/bytes"][0] = 7
+        if broken == "run":
+            file["run/rule"][()] = b"sam()"
+    content = packed.read_bytes()
+    names = {"part": ["checkpoints/000000001"], "index": ["_index"], "run": ["run"]}
+    names["both"] = names["index"] + names["part"]
+    assert [damage.part for damage in verify_run(packed)] == names[broken] and packed.read_bytes() == content
+    damaged = verify_run(packed, quarantine=True)
+    assert [damage.part for damage in damaged] == names[broken]
+    if broken == "run":
+        assert damaged[0].moved is None and packed.read_bytes() == content
+        return
+    assert damaged[0].moved is not None and damaged[0].moved.read_bytes() == content
+    assert verify_run(packed) == [] and "every part is sound" in call("verify", packed)
+    rest, lost = open_run(packed), broken != "index"
+    assert rest.checkpoints() == ([2] if lost else [1, 2]) and rest.checkpoint()["step"] == 2
+    assert rest.child("child").results["curve"] == run.child("child").results["curve"] and rest.history == run.history
+    assert [name for name, *_ in rest.tree()] == [name for name, *_ in run.tree() if name not in names[broken]]
 
 
 # ------------------------------------------------------------------------------------------------- command line
