@@ -379,5 +379,5 @@ def test_large_arrays_are_hashed_alike(tmp_path: Path, monkeypatch: pytest.Monke
     tree = {"a": torch.randn(3_000_000), "b": torch.randn(10), "c": np.zeros((0, 2))}
     path = write_part(tmp_path / "p.h5", "masks", tree)
     monkeypatch.setattr(nodes, "ThreadPoolExecutor", None)  # which a serial sum does not need
-    monkeypatch.setattr(nodes, "BLOCKS_ALONE", 1 << 40)
+    monkeypatch.setattr(nodes, "ALONE", 1 << 40)
     assert torch.equal(read_part(path)[0]["a"], tree["a"])
