@@ -35,13 +35,18 @@ def _pack(run: str, out: str, unpack: bool, skip_damaged: bool, replace: bool) -
 
 @main.command("verify")
 @click.argument("run")
-@click.option("--quarantine", is_flag=True, help="Move damaged parts into RUN/quarantine; the rest stays usable.")
+@click.option("--quarantine", is_flag=True, help="Put damaged parts aside; the rest stays usable.")
 @command
 def _verify(run: str, quarantine: bool) -> None:
     """Read every part of RUN and name the damaged ones; exit status 1 if there are any left.
 
+    With --quarantine the damaged parts of a folder move into RUN/quarantine. A packed file with damage is kept as
+    NAME.damaged-....h5, and a new file of its sound parts takes its place. Where run.h5 itself, the configuration, is
+    damaged, nothing is changed.
+
     \b
     Example: sharpscope verify runs/ssam --quarantine
+    Example: sharpscope verify ssam.h5 --quarantine
     """
     damaged = verify_run(run, quarantine)
     for damage in damaged:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharpscope.store.backends import QUARANTINE, SUFFIX, Backend, Folder, check_origin
-from sharpscope.store.errors import StoreError
+from sharpscope.store.errors import StoreError, answering
 from sharpscope.store.files import fsync_folder
 from sharpscope.store.locks import locked
-from sharpscope.store.pack import Packed, open_run
+from sharpscope.store.pack import INDEX, open_run, pack_run, search_packed
 from sharpscope.store.parts import shown
+from sharpscope.store.run import Run
 from sharpscope.store.tree import decode
 
 __all__ = ["Damage", "verify_run"]
@@ -32,11 +33,12 @@ class Damage:
 def verify_run(path: str | os.PathLike[str], quarantine: bool = False) -> list[Damage]:
     """Read every part of a run, packed or not, and return the damaged ones; an empty list for a sound run.
 
-    With ``quarantine`` the damaged parts of a folder are moved into its ``quarantine/``, where no reader looks: all
-    that is left is sound.  A damaged ``run.h5``, without which nothing else can be found, stays and is only named.
+    With ``quarantine`` all that is left is sound.  The damaged parts of a folder are moved into its ``quarantine/``,
+    where no reader looks.  A packed file that has damage is kept as a whole under a new name, "run.damaged-....h5", and
+    a new file of its sound parts takes its place, also where its list of parts (``_index``) is damaged.  Without a
+    sound part ``run`` nothing else can be found: then that is only named, and nothing is changed.
 
-    Raises StoreError where there is no run, where the list of a packed run is damaged, where ``quarantine`` is asked of
-    a packed run, and where another process writes into a run that is to be changed.
+    Raises StoreError where there is no run, and where another process writes into a run that is to be changed.
 
     >>> import tempfile
     >>> from sharpscope.store.run import create_run
@@ -46,18 +48,34 @@ def verify_run(path: str | os.PathLike[str], quarantine: bool = False) -> list[D
     """
     path = Path(path)
     if not path.is_dir():
-        backend: Backend = open_run(path)._backend
-    elif (path / ("run" + SUFFIX)).is_file():
-        backend = Folder(path)
-    else:
+        return _verify_packed(path, quarantine)
+    if not (path / ("run" + SUFFIX)).is_file():
         raise StoreError(f"{path}: got a folder without run.h5, expected the folder of a run: check the path")
-    if quarantine and isinstance(backend, Packed):
-        raise StoreError(
-            f"{path}: got a packed run, expected a folder to put parts aside in: leave out what is damaged with "
-            f"sharpscope pack {path} --unpack --skip-damaged -o FOLDER"
-        )
     with locked(path) if quarantine else nullcontext():
-        return [_aside(path, damage) if quarantine else damage for damage in _damaged(backend)]
+        return [_aside(path, damage) if quarantine else damage for damage in _damaged(Folder(path))]
+
+
+def _verify_packed(path: Path, quarantine: bool) -> list[Damage]:
+    damaged = []
+    try:
+        backend = open_run(path)._backend
+    except StoreError as error:
+        if not path.is_file():
+            raise
+        backend = search_packed(path)
+        if "run" not in backend.names():
+            raise
+        damaged.append(Damage(INDEX, str(error)))
+    damaged += _damaged(backend)
+    parts = {damage.part for damage in damaged}
+    if not quarantine or not damaged or "run" in parts:
+        return damaged
+    aside = path.with_name(f"{path.stem}.damaged-{time.time_ns()}{path.suffix}")
+    with answering(path, "a folder that can be written: free space or check who may write"):
+        os.link(path, aside)
+        fsync_folder(path.parent)
+    pack_run(Run(backend), path, replace=True, skip=parts)
+    return [Damage(damage.part, damage.error, aside) for damage in damaged]
 
 
 def _damaged(backend: Backend) -> Iterator[Damage]:

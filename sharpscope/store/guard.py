@@ -13,13 +13,14 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import h5py
 import numpy as np
 
 from sharpscope.store.errors import StoreError
-from sharpscope.store.nodes import ATTRIBUTES, Attribute, Branch, Leaf, Node, add_sums, sum_of
+from sharpscope.store.nodes import ATTRIBUTES, Attribute, Branch, Leaf, Node, Sums, sum_of
 
 __all__ = ["LIMIT", "checked_child", "read_attributes", "read_branch", "reading"]
 
@@ -29,7 +30,7 @@ BOMB_FROM, BOMB_RATIO = 16 << 20, 2000  # gzip cannot compress more than 1032 to
 DEPTH = 100
 REMEDY = "do not open this file with other programs unless you trust its maker"
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}
-LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
+LINK_NAMES = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
 TYPES = {
     h5py.h5t.BITFIELD: "a bit field",
     h5py.h5t.OPAQUE: "an opaque type",
@@ -69,14 +70,20 @@ def read_branch(
 ) -> Branch:
     """Every node under a group, checked, in memory and summed as its checksum needs it.
 
-    What stands in the group itself under a name that it does not take is not opened.  Large datasets are read from the
-    file straight into their arrays, once everything has been looked at.
+    What stands in the group itself under a name that it does not take is not opened.  Datasets of usual types are read
+    from the file straight into their arrays, large ones on other threads.
 
     Raises StoreError at the first thing that is not plain.
     """
-    walk = _Walk(where, group.file, limit)
-    branch = walk.branch(group.id, "", 0, takes)
-    walk.read_plain(sum_of(branch.attributes))
+    attributes = read_attributes(group.id, where)
+    with Sums(sum_of(attributes)) as sums:
+        walk = _Walk(where, group.file, limit, sums)
+        walk.meet(group.id, "")
+        branch = walk.branch(group.id, "", 0, attributes, takes)
+    if walk.said:
+        raise StoreError(
+            f"{where}: got attributes of {min(walk.said)!r}, expected those of what is there: use another copy"
+        )
     return branch
 
 
@@ -85,7 +92,7 @@ def checked_child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py
     raw = name.encode()
     if not group.id.links.exists(raw):
         return None
-    found = _Walk(where, group.file, 0).open(group.id, raw, name)
+    found = _Walk(where, group.file, 0, None).open(group.id, raw, name)
     return h5py.Group(found) if isinstance(found, h5py.h5g.GroupID) else h5py.Dataset(found)
 
 
@@ -120,13 +127,13 @@ def read_attributes(target: Object, where: str, path: str = "") -> dict[str, Att
 class _Walk:
     """One pass over one file: what was met, how many bytes were declared and stored."""
 
-    def __init__(self, where: str, file: h5py.File, limit: int) -> None:
+    def __init__(self, where: str, file: h5py.File, limit: int, sums: Sums | None) -> None:
         self.where, self.size, self.limit = where, file.id.get_filesize(), limit
         self.met: set[Any] = set()
         self.declared = self.stored = 0
         self.said: dict[str, dict[str, Attribute]] = {}
         self.descriptor = file.id.get_vfd_handle() if file.driver == "sec2" and hasattr(os, "preadv") else None
-        self.plain: dict[int, tuple[Leaf, int]] = {}  # what is to be read: the leaf, its place in the file
+        self.sums = sums
 
     def refuse(self, path: str, got: str, expected: str) -> StoreError:
         return _refusal(self.where, path, got, expected)
@@ -136,7 +143,7 @@ class _Walk:
         link = group.links.get_info(raw)
         if link.type != h5py.h5l.TYPE_HARD:
             raise self.refuse(
-                path, LINKS.get(link.type, "a user-defined link"), "groups and datasets of this file itself"
+                path, LINK_NAMES.get(link.type, "a user-defined link"), "groups and datasets of this file itself"
             )
         found = h5py.h5o.open(group, raw)
         if not isinstance(found, h5py.h5g.GroupID | h5py.h5d.DatasetID):
@@ -151,56 +158,45 @@ class _Walk:
         self.met.add(address)
 
     def branch(
-        self, group: h5py.h5g.GroupID, path: str, depth: int, takes: Callable[[str], bool] = lambda name: True
+        self,
+        group: h5py.h5g.GroupID,
+        path: str,
+        depth: int,
+        attributes: dict[str, Attribute],
+        takes: Callable[[str], bool] = lambda name: True,
     ) -> Branch:
         if depth > DEPTH:
             raise self.refuse(path[:80], f"more than {DEPTH} levels of groups", "fewer")
         names = [raw.decode() for raw in group]
-        if depth == 0:
-            self.meet(group, path)
-            if ATTRIBUTES in names:
-                self.listen(self.open(group, ATTRIBUTES.encode(), f"/{ATTRIBUTES}"))
-                names.remove(ATTRIBUTES)
+        if depth == 0 and ATTRIBUTES in names:
+            self.listen(self.open(group, ATTRIBUTES.encode(), f"/{ATTRIBUTES}"))
+            names.remove(ATTRIBUTES)
         children: dict[str, Node] = {}
         for name in filter(takes, names) if depth == 0 else names:
             place = f"{path}/{name}"
             target = self.open(group, name.encode(), place)
-            children[name] = (
-                self.branch(target, place, depth + 1)
-                if isinstance(target, h5py.h5g.GroupID)
-                else self.leaf(target, place)
-            )
-        attributes = self.attributes(group, path)
+            own = self.attributes(target, place)
+            if isinstance(target, h5py.h5g.GroupID):
+                children[name] = self.branch(target, place, depth + 1, own)
+            else:
+                children[name] = self.leaf(target, place, own)
         return Branch(_ordered(children, attributes.get("type")), attributes)
 
     def listen(self, target: Object) -> None:
         """Take the attributes that are written in one text for all groups and datasets of a part."""
         if isinstance(target, h5py.h5g.GroupID):
             raise self.refuse(f"/{ATTRIBUTES}", "a group", "a text")
-        array = self.leaf(target, f"/{ATTRIBUTES}", direct=False).array
+        array = self.leaf(target, f"/{ATTRIBUTES}", {}).array
         said = json.loads(bytes(array[()]) if array is not None else b"")
         for path, attributes in said.items():
             self.said["/" + path] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in attributes.items()
+                name: _plain(value, self.where, f"/{path} (attribute {name})") for name, value in attributes.items()
             }
 
     def attributes(self, target: Object, path: str) -> dict[str, Attribute]:
-        return self.said.get(path, {}) | read_attributes(target, self.where, path)
+        return self.said.pop(path, {}) | read_attributes(target, self.where, path)
 
-    def read_plain(self, kind: str) -> None:
-        """Read what was put off, and sum each block while the processor has it near."""
-
-        def fill(leaf: Leaf, start: int, block: memoryview) -> None:
-            place = self.plain[id(leaf)][1] + start
-            while block:
-                count = os.preadv(self.descriptor or 0, [block], place)
-                if not count:
-                    raise EOFError("the file ends within its data")
-                block, place = block[count:], place + count
-
-        add_sums([leaf for leaf, _ in self.plain.values()], kind, fill)
-
-    def leaf(self, dataset: h5py.h5d.DatasetID, path: str, direct: bool = True) -> Leaf:
+    def leaf(self, dataset: h5py.h5d.DatasetID, path: str, attributes: dict[str, Attribute]) -> Leaf:
         how = dataset.get_create_plist()
         layout, kind = how.get_layout(), dataset.get_type()
         if layout == h5py.h5d.VIRTUAL:
@@ -218,18 +214,26 @@ class _Walk:
             _check_type(kind, self.where, path)
         compressed, shape = layout == h5py.h5d.CHUNKED, dataset.shape
         self.check_size(dataset, path, shape, kind.get_size(), math.prod(how.get_chunk()) if compressed else 0)
-        attributes = self.attributes(dataset, path)
         if shape is None:
             return Leaf(None, attributes)
         leaf = Leaf(np.empty(shape, usual or kind.dtype), attributes, compressed and bool(how.get_nfilters()))
         if leaf.array is None or not leaf.array.size:
             return leaf
-        place = dataset.get_offset() if direct and usual is not None and self.descriptor is not None else None
-        if place is not None and layout == h5py.h5d.CONTIGUOUS:
-            self.plain[id(leaf)] = leaf, place
+        place = dataset.get_offset() if usual is not None and self.descriptor is not None else None
+        if place is not None and layout == h5py.h5d.CONTIGUOUS and self.sums is not None:
+            self.sums.add(leaf, partial(self.fill, place))
         else:
             dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, leaf.array)
         return leaf
+
+    def fill(self, place: int, start: int, block: memoryview) -> None:
+        """Read a block of what begins at a place in the file."""
+        place += start
+        while block:
+            count = os.preadv(self.descriptor or 0, [block], place)
+            if not count:
+                raise EOFError("the file ends within its data")
+            block, place = block[count:], place + count
 
     def check_size(
         self, dataset: h5py.h5d.DatasetID, path: str, shape: tuple[int, ...] | None, item: int, chunk: int
@@ -248,6 +252,15 @@ class _Walk:
             raise self.refuse(path, f"{declared} declared but {stored} stored bytes", "all of the data in the file")
         if chunk and declared > max(BOMB_FROM, BOMB_RATIO * stored):
             raise self.refuse(path, f"{declared} bytes compressed to {stored}", f"at most {BOMB_RATIO} to 1")
+
+
+def _plain(value: Any, where: str, place: str) -> Attribute:
+    """A value of JSON as an attribute."""
+    if isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list) and all(type(item) is int for item in value):
+        return tuple(value)
+    raise _refusal(where, place, f"a {type(value).__name__}", "a text, a number or a row of integers")
 
 
 def _ordered(children: dict[str, Node], kind: Attribute | None) -> dict[str, Node]:

@@ -22,8 +22,8 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import h5py
@@ -37,7 +37,7 @@ __all__ = [
     "Branch",
     "Leaf",
     "Node",
-    "add_sums",
+    "Sums",
     "digest",
     "leaves",
     "sum_of",
@@ -47,6 +47,7 @@ __all__ = [
 Attribute = str | bool | int | float | tuple[int, ...]
 
 BLOCK = 1 << 22  # bytes summed at once
+ALONE = 1 << 19  # bytes from which an array is worth a thread
 SUMS: dict[str, Callable[..., bytes]] = {
     "sha256": lambda data: hashlib.sha256(data).digest(),
     "xxh128": xxhash.xxh3_128_digest,
@@ -88,8 +89,10 @@ def leaves(node: Node) -> Iterator[Leaf]:
 
 def digest(node: Node, without: frozenset[str] = frozenset(), kind: str = "sha256") -> str:
     """Such as ``sha256:...`` of a node, leaving out the attributes ``without`` of the node itself."""
-    found = [leaf for leaf in leaves(node) if leaf.array is not None]
-    add_sums([leaf for leaf in found if leaf.sum is None or leaf.sum[0] != kind], kind)
+    with Sums(kind) as sums:
+        for leaf in leaves(node):
+            if leaf.sum is None or leaf.sum[0] != kind:
+                sums.add(leaf)
     return f"{kind}:{_node_sum(node, SUMS[kind], without).hex()}"
 
 
@@ -99,23 +102,44 @@ def sum_of(attributes: dict[str, Attribute]) -> str:
     return kind if kind in SUMS else "xxh128"
 
 
-def add_sums(found: Sequence[Leaf], kind: str, fill: Callable[[Leaf, int, memoryview], None] | None = None) -> None:
-    """Sum the data of leaves; ``fill`` puts them into each block first, being told the leaf and the block's place."""
-    work = [(leaf, start, block) for leaf in found for start, block in _blocks(leaf.array)]
+class Sums:
+    """A context that sums the data of leaves, those of large ones on other threads; at its end every leaf has its sum.
 
-    def block_sum(item: tuple[Leaf, int, memoryview]) -> bytes:
+    Reading is its other half: ``fill`` puts data into a block, being told where the block begins, before it is summed,
+    while the processor has it near.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.function, self.kind = SUMS[kind], kind
+        self.pool: ThreadPoolExecutor | None = None
+        self.waiting: list[tuple[Leaf, list[Future[bytes]]]] = []
+
+    def __enter__(self) -> Sums:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            if error is None:
+                for leaf, blocks in self.waiting:
+                    leaf.sum = self.kind, self.function(b"".join(block.result() for block in blocks))
+        finally:
+            if self.pool is not None:
+                self.pool.shutdown(cancel_futures=True)
+
+    def add(self, leaf: Leaf, fill: Callable[[int, memoryview], None] | None = None) -> None:
+        if leaf.array is None or leaf.array.nbytes < ALONE:
+            sums = [self._block(start, block, fill) for start, block in _blocks(leaf.array)]
+            leaf.sum = self.kind, self.function(b"".join(sums))
+            return
+        if self.pool is None:
+            self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        blocks = [self.pool.submit(self._block, start, block, fill) for start, block in _blocks(leaf.array)]
+        self.waiting.append((leaf, blocks))
+
+    def _block(self, start: int, block: memoryview, fill: Callable[[int, memoryview], None] | None) -> bytes:
         if fill is not None:
-            fill(*item)
-        return SUMS[kind](item[2])
-
-    if sum(len(block) for _, _, block in work) > 2 * BLOCK:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            sums = iter(list(pool.map(block_sum, work)))
-    else:
-        sums = map(block_sum, work)
-    for leaf in found:
-        count = 0 if leaf.array is None else -(-leaf.array.nbytes // BLOCK)
-        leaf.sum = kind, SUMS[kind](b"".join(next(sums) for _ in range(count)))
+            fill(start, block)
+        return self.function(block)
 
 
 def write_branch(group: h5py.Group, branch: Branch) -> None:

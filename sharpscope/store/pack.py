@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from sharpscope.store import guard
-from sharpscope.store.backends import NAME, SUFFIX, Backend, Folder, kind_of, left_over
+from sharpscope.store.backends import DRAWERS, LEVELS, NAME, SINGLES, SUFFIX, Backend, Folder, kind_of, left_over
 from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import fsync_folder, require_free, sweep, temporary_name, write_file
 from sharpscope.store.nodes import Branch, digest, sum_of, write_branch
@@ -34,9 +35,9 @@ KIND = "packed run"
 class Packed:
     """Parts as groups of one file; ``prefix`` is empty, or the child runs on the way down, as in "sam/"."""
 
-    def __init__(self, path: Path, prefix: str = "") -> None:
+    def __init__(self, path: Path, prefix: str = "", index: dict[str, tuple[str, int]] | None = None) -> None:
         self.path, self.prefix = path, prefix
-        self._index = _read_index(path)
+        self._index = _read_index(path) if index is None else index
 
     def names(self) -> list[str]:
         return [name.removeprefix(self.prefix) for name in self._index if name.startswith(self.prefix)]
@@ -62,7 +63,7 @@ class Packed:
         return self._entry(name)[1]
 
     def child(self, name: str) -> Packed:
-        return Packed(self.path, f"{self.prefix}{name}/")
+        return Packed(self.path, f"{self.prefix}{name}/", self._index)
 
     def _entry(self, name: str) -> tuple[str, int]:
         entry = self._index.get(self.prefix + name)
@@ -111,8 +112,10 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     return Run(Packed(path))
 
 
-def pack_run(run: Run, path: str | os.PathLike[str], replace: bool = False) -> Path:
-    """Copy every part of a run into one file and return its path; the run itself stays.
+def pack_run(
+    run: Run, path: str | os.PathLike[str], replace: bool = False, skip: Collection[str] = frozenset()
+) -> Path:
+    """Copy every part of a run but those in ``skip`` into one file and return its path; the run itself stays.
 
     Raises StoreError if a part is damaged, if ``path`` exists and ``replace`` is false, or if the system refuses to
     write.
@@ -126,7 +129,7 @@ def pack_run(run: Run, path: str | os.PathLike[str], replace: bool = False) -> P
     ({'rule': 'sgd()'}, True)
     """
     path, backend = Path(path), run._backend
-    names = backend.names()
+    names = [name for name in backend.names() if name not in skip]
     index: dict[str, list[Any]] = {"names": names, "checksums": [], "bytes": [backend.size(name) for name in names]}
     require_free(path, sum(index["bytes"]))
     with contextlib.suppress(OSError):
@@ -190,6 +193,37 @@ def _unpack_part(backend: Backend, name: str, file: Path, skip_damaged: bool) ->
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     write_sealed(file, branch, replace=False)
+
+
+def search_packed(path: Path) -> Packed:
+    """A packed run by the parts that are in it, for a file whose list of them is damaged; their sizes are estimates."""
+    found: dict[str, tuple[str, int]] = {}
+    with open_hdf5(path) as file:
+        check_header(file, str(path), KIND)
+        size = path.stat().st_size
+        for name, group in _search(file, "", str(path)):
+            with contextlib.suppress(StoreError), guard.reading(str(path)):
+                found[name] = str(guard.read_attributes(group.id, str(path)).get("checksum")), size
+    order = [*SINGLES, *DRAWERS]  # as in a folder: what tells of a run before its parts, then children
+
+    def place(name: str) -> list[tuple[int, str]]:
+        return [(order.index(step) if step in order else len(order), step) for step in name.split("/")]
+
+    return Packed(path, index={name: (found[name][0], size // len(found)) for name in sorted(found, key=place)})
+
+
+def _search(group: h5py.Group, prefix: str, where: str) -> Iterator[tuple[str, h5py.Group]]:
+    """Groups that have the header of a part, those of children included; what cannot be opened is passed over."""
+    for name in group:
+        child = None
+        if NAME.fullmatch(name) and name != INDEX and prefix.count("/") < 2 * LEVELS:
+            with contextlib.suppress(StoreError), guard.reading(where):
+                child = guard.checked_child(group, name, where)
+        if isinstance(child, h5py.Group):
+            if "format" in child.attrs:
+                yield prefix + name, child
+            else:
+                yield from _search(child, f"{prefix}{name}/", where)
 
 
 def _read_index(path: Path) -> dict[str, tuple[str, int]]:

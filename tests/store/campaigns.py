@@ -428,7 +428,11 @@ CALLS = {
     "close": ["EIO"],
     "flock": ["ENOLCK"],
     "pread64": ["EIO"],
+    "preadv": ["EIO"],
 }
+
+
+OPERATIONS = ("checkpoint", "history", "steps", "prune", "child", "pack", "unpack", "create")
 
 
 def strace() -> str | None:
@@ -467,17 +471,18 @@ def operations(path: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-def faults(count: int, folder: Path, rng: np.random.Generator) -> dict[str, Any]:
-    """Each system call of each operation fails in turn (every ``count``-th one); strace injects the error."""
-    program = strace()
-    assert program, "strace cannot trace here"
-    synthetic_run(folder / "template", checkpoints=2, size=50)
-    work = folder / "work"
-    shutil.copytree(folder / "template", work / "run")
-    for operation in operations(work / "run").values():  # what is imported only once must not meet a fault
-        operation()
-    injected, refused = 0, 0
-    for name in operations(work / "run"):
+def faults_of(name: str) -> Callable[[int, Path, np.random.Generator], dict[str, Any]]:
+    """Each system call of an operation fails in turn (every ``count``-th one); strace injects the error."""
+
+    def campaign(count: int, folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+        program = strace()
+        assert program, "strace cannot trace here"
+        synthetic_run(folder / "template", checkpoints=2, size=50)
+        work = folder / "work"
+        shutil.copytree(folder / "template", work / "run")
+        for operation in operations(work / "run").values():  # what is imported only once must not meet a fault
+            operation()
+        injected, refused = 0, 0
         for call, errors in CALLS.items():
             for error in errors:
                 turn = 1 + int(rng.integers(count))
@@ -498,7 +503,9 @@ def faults(count: int, folder: Path, rng: np.random.Generator) -> dict[str, Any]
                         if is_run(path):
                             assert verify_run(path) == [], context
                     turn += count
-    return {"faults": injected, "refused, in one sentence": refused, "half parts": 0}
+        return {"faults": injected, "refused, in one sentence": refused, "half parts": 0}
+
+    return campaign
 
 
 def _with_fault(program: str, operation: Callable[[], object], fault: str, folder: Path) -> tuple[bool, str]:
@@ -533,7 +540,7 @@ CAMPAIGNS: dict[str, Callable[[int, Path, np.random.Generator], dict[str, Any]]]
     "prune": kill_prune,
     "readers": readers,
     "mutations": mutations,
-    "faults": faults,
+    **{f"faults-{name}": faults_of(name) for name in OPERATIONS},
 }
 
 
@@ -550,7 +557,7 @@ def main(folder: str, *asked: str) -> None:
         print(json.dumps({"campaign": name, **found, "seconds": round(time.perf_counter() - began, 1)}), flush=True)
 
 
-def run_campaigns(folder: Path, **counts: int) -> dict[str, dict[str, Any]]:
+def run_campaigns(folder: Path, counts: dict[str, int]) -> dict[str, dict[str, Any]]:
     """Campaigns in a process of their own; raises AssertionError with its output where a promise does not hold."""
     root = Path(__file__).parents[2]
     asked = [f"{name}={count}" for name, count in counts.items()]

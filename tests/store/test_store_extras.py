@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas
 import pytest
@@ -23,13 +24,13 @@ from sharpscope.cli import main
 from sharpscope.history import History, Steps
 from sharpscope.results import Result
 from sharpscope.runs import Experiment, train_run
-from sharpscope.store import StoreError, create_run, open_run, pack_run, steps, verify_run
+from sharpscope.store import StoreError, create_run, open_run, pack_run, steps, unpack_run, verify_run
 from sharpscope.store.parts import write_part
 from sharpscope.store.results import load, save
 from sharpscope.training import Settings
 from tests.store.campaigns import made_history, synthetic_run
 
-SCHEMA_1 = Path(__file__).with_name("schema1.h5")
+SCHEMA_1, SCHEMA_2 = (Path(__file__).with_name(f"schema{number}.h5") for number in (1, 2))
 QUICK = Experiment(Settings("ssam_d(0.1)", epochs=2, batch_size=32), train=96, test=32)
 
 
@@ -159,8 +160,6 @@ def test_verify_of_what_cannot_be_put_aside(tmp_path: Path) -> None:
     content[content.index(np.full(10, 1.0).tobytes()) + 1] ^= 1
     packed.write_bytes(content)
     assert [damage.part for damage in verify_run(packed)] == ["checkpoints/000000001"]
-    with pytest.raises(StoreError, match="got a packed run, expected a folder to put parts aside in: leave out"):
-        verify_run(packed, quarantine=True)
     assert ": 6 of 7 parts" in call("pack", packed, "--unpack", "--skip-damaged", "-o", tmp_path / "rest")
     assert verify_run(tmp_path / "rest") == [] and open_run(tmp_path / "rest").result_names() == ["curve"]
     (run.path / "run.h5").write_bytes(b"junk")
@@ -170,6 +169,35 @@ def test_verify_of_what_cannot_be_put_aside(tmp_path: Path) -> None:
         verify_run(run.path, quarantine=True)
     with pytest.raises(StoreError, match=r"got a folder without run\.h5"):
         verify_run(run.path / "masks")
+
+
+@pytest.mark.parametrize("broken", ["part", "index", "both", "run"])
+def test_quarantine_of_a_packed_run(tmp_path: Path, broken: str) -> None:
+    """A file of the sound parts takes the place of the damaged one, which is kept."""
+    run = synthetic_run(tmp_path / "run", checkpoints=2, size=10)
+    packed = pack_run(run, tmp_path / "run.h5")
+    with h5py.File(packed, "r+") as file:
+        if broken in ("part", "both"):
+            file["checkpoints/000000001/model/w"][3] = 7.0
+        if broken in ("index", "both"):
+            file["_index/bytes"][0] = 7
+        if broken == "run":
+            file["run/rule"][()] = b"sam()"
+    content = packed.read_bytes()
+    names = {"part": ["checkpoints/000000001"], "index": ["_index"], "run": ["run"]}
+    names["both"] = names["index"] + names["part"]
+    assert [damage.part for damage in verify_run(packed)] == names[broken] and packed.read_bytes() == content
+    damaged = verify_run(packed, quarantine=True)
+    assert [damage.part for damage in damaged] == names[broken]
+    if broken == "run":
+        assert damaged[0].moved is None and packed.read_bytes() == content
+        return
+    assert damaged[0].moved is not None and damaged[0].moved.read_bytes() == content
+    assert verify_run(packed) == [] and "every part is sound" in call("verify", packed)
+    rest, lost = open_run(packed), broken != "index"
+    assert rest.checkpoints() == ([2] if lost else [1, 2]) and rest.checkpoint()["step"] == 2
+    assert rest.child("child").results["curve"] == run.child("child").results["curve"] and rest.history == run.history
+    assert [name for name, *_ in rest.tree()] == [name for name, *_ in run.tree() if name not in names[broken]]
 
 
 # ------------------------------------------------------------------------------------------------- command line
@@ -266,12 +294,26 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_schema_1_is_read() -> None:
     run = open_run(SCHEMA_1)
     said = run.provenance()
-    assert said["schema"] == 2 and said["packages"].startswith("h5py 3.16.0, hdf5 2.0.0, numpy ")
+    assert said["schema"] == 3 and said["packages"].startswith("h5py 3.16.0, hdf5 2.0.0, numpy ")
     assert "torch" not in said and verify_run(SCHEMA_1) == [] and run.steps is None
     assert Experiment.of(run.config).settings == Settings("sam(rho=0.1)", epochs=3, seed=4)
     assert run.status == "finished 3 of 3 epochs" and run.results["curve"] == run.history
     assert torch.equal(run.checkpoint()["model"]["fc.weight"], torch.arange(6.0, dtype=torch.float32).reshape(2, 3))
     assert run.masks()["fc.weight"].tolist() == [[True, False, True], [False, True, True]]
+
+
+def test_schema_2_is_read(tmp_path: Path) -> None:
+    run = open_run(SCHEMA_2)
+    assert run.provenance()["schema"] == 3 and run.provenance()["checksum"].startswith("sha256:")
+    assert verify_run(SCHEMA_2) == [] and run.child("child").results["curve"] == made_history(2)
+    tree = run.checkpoint()
+    assert torch.equal(tree["model"]["fc.weight"], torch.arange(6.0, dtype=torch.float32).reshape(2, 3))
+    assert tree["model"]["half"].dtype == torch.bfloat16 and tree["model"]["complex"].tolist() == [1 + 2j]
+    assert tree["optimizer"]["state"][10] == {"step": 3} and tree["big"] == 2**70 and tree["a/b%"] == "text"
+    assert run.masks()["fc.weight"].tolist() == [[True, False, True], [False, True, True]]
+    assert run.steps is not None and run.steps.step.tolist() == [1, 2, 3]
+    copy = unpack_run(run, tmp_path / "copy")  # written in the new layout, under the old checksums
+    assert verify_run(copy.path) == [] and copy.digest == run.digest
 
 
 def test_fields_of_a_later_version_have_their_defaults(tmp_path: Path) -> None:

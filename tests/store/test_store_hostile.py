@@ -169,7 +169,7 @@ TRICKS: dict[str, tuple[Trick, str]] = {
     "second hard link": (twice, r"got a second hard link to the same object at '/zbad'"),
     "levels": (levels, r"got more than 100 levels of groups"),
     "never written": (never_written, r"got 8589934592 declared but 0 stored bytes at '/bad'"),
-    "beyond the limit": (beyond_limit, r"got 1374389534\d\d declared bytes at '/bad', expected at most 68719476736"),
+    "beyond the limit": (beyond_limit, r"got 137438953\d\d\d declared bytes at '/bad', expected at most 68719476736"),
     "bomb": (bomb, r"got 17179869184 bytes compressed to 0 at '/bad', expected at most 2000 to 1"),
     "chunk bomb": (chunk_bomb, r"got 2147483648 bytes compressed to 0 at '/bad'"),
     "gzip in gzip": (double_gzip, r"got 67108864 bytes compressed to \d+ at '/bad', expected at most 2000 to 1"),

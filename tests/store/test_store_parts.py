@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from sharpscope.store import StoreError, files, parts
-from sharpscope.store.parts import read_header, read_part, verify, write_part
+from sharpscope.store import StoreError, files, nodes
+from sharpscope.store.parts import SCHEMA, read_header, read_part, verify, write_part
 
 TREE = {"w": np.arange(5.0), "name": "x"}
 
@@ -36,7 +37,7 @@ def test_attributes_come_back(tmp_path: Path) -> None:
     assert list(tree) == ["w", "name"]
     assert {name: attributes[name] for name in given} == given | {"torch_": str(torch.__version__)}
     assert attributes["amp"] is True
-    assert (attributes["format"], attributes["schema"], attributes["kind"]) == ("sharpscope", 2, "masks")
+    assert (attributes["format"], attributes["schema"], attributes["kind"]) == ("sharpscope", SCHEMA, "masks")
     for text in (
         f"torch {torch.__version__}",
         f"numpy {np.__version__}",
@@ -45,7 +46,7 @@ def test_attributes_come_back(tmp_path: Path) -> None:
         "hdf5 ",
     ):
         assert text in attributes["packages"]
-    assert attributes["checksum"].startswith("sha256:") and "T" in attributes["created"]
+    assert attributes["checksum"].startswith("xxh128:") and "T" in attributes["created"]
     assert {"sharpscope", "python", "platform"} < set(attributes)
     assert read_header(path) == attributes
     assert os.listdir(tmp_path) == ["a.part"]
@@ -205,11 +206,11 @@ def changed(path: Path, name: str, value: Any) -> Path:
     [
         ("format", None, r"got an HDF5 file of another program, expected one of sharpscope: read it with h5py"),
         ("format", "other", r"got the format 'other', expected 'sharpscope'"),
-        ("schema", None, r"got the schema None, expected 1 to 2: the file is damaged, use another copy"),
-        ("schema", 3, r"got the schema 3, expected at most 2: update sharpscope to read this file"),
+        ("schema", None, r"got the schema None, expected 1 to 3: the file is damaged, use another copy"),
+        ("schema", 4, r"got the schema 4, expected at most 3: update sharpscope to read this file"),
         ("kind", "result", r"got a part of kind 'result', expected 'masks': check the path"),
-        ("checksum", None, r"got data with sha256:\w+, expected None: the file is damaged"),
-        ("created", "2020", r"got data with sha256:\w+, expected sha256:\w+: the file is damaged, use another copy"),
+        ("checksum", None, r"got data with xxh128:\w+, expected None: the file is damaged"),
+        ("created", "2020", r"got data with xxh128:\w+, expected xxh128:\w+: the file is damaged, use another copy"),
         ("step", 4, r".*the file is damaged, use another copy"),
         ("more", 4, r".*the file is damaged, use another copy"),
     ],
@@ -221,25 +222,58 @@ def test_wrong_headers(tmp_path: Path, name: str, value: Any, text: str) -> None
 
 
 def test_data_that_changed(tmp_path: Path) -> None:
-    path = write_part(tmp_path / "p.h5", "masks", {"a": {"w": np.arange(3), "v": 1}})
-    for edit in ("value", "dtype", "name", "order", "attribute"):
+    path = write_part(tmp_path / "p.h5", "masks", {"a": {"w": np.arange(3), "v": 1, "m": np.array([True, False])}})
+    for edit in ("value", "dtype", "name", "order", "attribute", "own attribute", "more"):
         copy = tmp_path / f"{edit}.h5"
         copy.write_bytes(path.read_bytes())
         with h5py.File(copy, "r+") as file:
+            said = json.loads(file["%attributes"][()])
             if edit == "value":
                 file["a/w"][0] = 7
             elif edit == "dtype":
-                attributes, values = dict(file["a/w"].attrs), file["a/w"][:]
+                values = file["a/w"][:]
                 del file["a/w"]
-                file["a"].create_dataset("w", data=values.astype(np.int32)).attrs.update(attributes)
+                file["a"].create_dataset("w", data=values.astype(np.int32))
             elif edit == "name":
                 file.move("a/w", "a/x")
+                said["a/x"] = said.pop("a/w")
             elif edit == "order":
-                file["a/w"].attrs["index"], file["a/v"].attrs["index"] = 1, 0
+                said["a/w"]["index"], said["a/v"]["index"] = 1, 0
+            elif edit == "attribute":
+                said["a/w"]["dtype"] = "float64"
+            elif edit == "own attribute":
+                file["a/m"].attrs["dtype"] = np.bytes_("float64")
             else:
-                file["a/w"].attrs["dtype"] = np.bytes_("float64")
+                said["a/w"]["more"] = [1]
+            del file["%attributes"]
+            file["%attributes"] = np.bytes_(json.dumps(said))
         with pytest.raises(StoreError, match="the file is damaged, use another copy"):
             read_part(copy)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (b"[" * 100_000, "got a damaged or truncated file"),
+        (b"[1]", "got a damaged or truncated file"),
+        (
+            b'{"w":{"type":{}}}',
+            r"got a dict at '/w \(attribute type\)', expected a text, a number or a row of integers",
+        ),
+        (b'{"w":{"index":NaN}}', r"got a float at '/w \(attribute index\)'"),
+        (
+            b'{"w":{"type":"array","index":0},"gone":{"index":1}}',
+            r"got attributes of '/gone', expected those of what is there",
+        ),
+    ],
+)
+def test_attributes_that_a_stranger_wrote(tmp_path: Path, said: bytes, text: str) -> None:
+    path = write_part(tmp_path / "p.h5", "masks", {"w": np.arange(3)})
+    with h5py.File(path, "r+") as file:
+        del file["%attributes"]
+        file["%attributes"] = np.bytes_(said)
+    with pytest.raises(StoreError, match=text):
+        read_part(path)
 
 
 def test_wrong_files(tmp_path: Path) -> None:
@@ -344,11 +378,6 @@ def test_large_arrays_are_hashed_alike(tmp_path: Path, monkeypatch: pytest.Monke
     """With threads or without."""
     tree = {"a": torch.randn(3_000_000), "b": torch.randn(10), "c": np.zeros((0, 2))}
     path = write_part(tmp_path / "p.h5", "masks", tree)
-    monkeypatch.setattr(parts, "digest", lambda node, without: serial(node, without))
-    from sharpscope.store import nodes
-
-    def serial(node: Any, without: Any) -> str:
-        blocks = [b for leaf in nodes.leaves(node) if leaf.array is not None for b in nodes._blocks(leaf.array)]
-        return "sha256:" + nodes._node_sum(node, iter([nodes._sha(b) for b in blocks]), without).hex()
-
+    monkeypatch.setattr(nodes, "ThreadPoolExecutor", None)  # which a serial sum does not need
+    monkeypatch.setattr(nodes, "ALONE", 1 << 40)
     assert torch.equal(read_part(path)[0]["a"], tree["a"])

@@ -352,8 +352,8 @@ def test_a_packed_run_that_changed(tmp_path: Path, edit: str) -> None:
         else:
             file["_index/bytes"][0] = 1
     texts = {
-        "value": r"packed\.h5:checkpoints/000000020: got data with sha256:\w+, expected sha256",
-        "swap": r"got another part than the index lists, expected sha256:\w+: use another copy",
+        "value": r"packed\.h5:checkpoints/000000020: got data with xxh128:\w+, expected xxh128",
+        "swap": r"got another part than the index lists, expected xxh128:\w+: use another copy",
         "drop": r"got no group '000000020', expected the part that the index lists",
         "link": r"got an external link at '000000020', expected groups and datasets of this file itself",
         "index": r"packed\.h5: got an index that is damaged, expected an intact one: use another copy",
