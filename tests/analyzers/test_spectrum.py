@@ -278,6 +278,16 @@ def test_a_pair_of_relu_layers_rescales() -> None:
     assert float((h2 - g2).abs().max()) < 1e-14
 
 
+def test_weights_before_a_normalisation_rescale() -> None:
+    """L(c w1, w2) = L(w1, w2) for weights before a LayerNorm without epsilon: H (w1, 0) = (-g1, 0)."""
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.LayerNorm(6, eps=0.0), nn.Tanh(), nn.Linear(6, 3))
+    problem = Problem(model, nn.CrossEntropyLoss(), (torch.randn(9, 4), torch.randint(0, 3, (9,))), batch_size=4)
+    first = torch.arange(problem.size) < 24
+    weights, gradient = (torch.cat([x.reshape(-1) for x in vec]) for vec in (problem.weights, problem.gradient()))
+    for operator in (hessian(problem), hessian(problem, mode="double-backward")):
+        assert float((operator @ (weights * first) + gradient * first).abs().max()) < 1e-13
+
+
 def oracle(model: nn.Module, data: Any, k: int) -> np.ndarray:
     """Power iteration of another tool, whose own code warns."""
     pyhessian = pytest.importorskip("pyhessian")
