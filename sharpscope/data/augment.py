@@ -111,11 +111,12 @@ def mixup(
     return torch.lerp(images[other], images, share), torch.lerp(sure[other], sure, share)
 
 
-def resize(images: Tensor, side: int) -> Tensor:
-    """(N, C, H, W) float images as (N, C, side, side), bilinear, smoothed where they shrink.
+def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """(N, C, H, W) float images with ``size`` pixels, a side or (height, width); bilinear, smoothed where they shrink.
 
     Example:
         >>> resize(torch.ones(2, 3, 32, 32), 64).shape
         torch.Size([2, 3, 64, 64])
     """
-    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+    size = (size, size) if isinstance(size, int) else size
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
