@@ -9,46 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from sharpscope.ascent.batch import Batch
-from sharpscope.data import Images, batches, crop_and_flip
+from sharpscope.data import Images, cutout, mixup
 from sharpscope.history import History
 from sharpscope.optimizers.shell import SharpnessAware
-from sharpscope.optimizers.text import parse
-from sharpscope.pieces import check_count, check_range
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
+from sharpscope.settings import Settings
 from sharpscope.vectors import generator, mix
 
 __all__ = ["Epoch", "Settings", "evaluate", "train"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a training run is, apart from its model and data.  Raises ValueError for a setting out of range."""
-
-    rule: str = "sgd()"  # text of the rule
-    epochs: int = 20
-    batch_size: int = 128
-    lr: float = 0.1  # at the first step; a cosine takes it to 0 at the last
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        parse(self.rule)
-        for name in ("epochs", "batch_size"):
-            check_count("training", name, getattr(self, name))
-        for name in ("lr", "momentum", "weight_decay"):
-            check_range("training", name, getattr(self, name), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,28 +63,25 @@ def train(
     Raises ArithmeticError when the loss is not finite.  The global random state is left as it was.
     """
     images = images.to(next(model.parameters()).device)
-    inputs, targets = images.train
-    steps = -(-len(targets) // settings.batch_size)
+    steps = -(-images.sizes[0] // settings.batch_size)
+    total = settings.total(steps)
     optimizer, scheduler = _optimizer(model, images, settings, steps)
     empty = [np.zeros(0) for _ in _CURVES]
-    history = History(repr(optimizer.rule), settings.epochs, steps, len(images.test_targets), *empty)
+    history = History(repr(optimizer.rule), -(-total // steps), steps, images.sizes[1], *empty)
     if start is not None:
         history = _restore(start, model, optimizer, scheduler, history)
     done = len(history.train_loss)
     used = float(history.seconds[-1]) if done else 0.0
-    with _private_random(model), bar(settings.epochs * steps, settings.rule, progress) as shown:
-        shown.update(done * steps)
-        for epoch in range(done, settings.epochs):
+    with _private_random(model), bar(total, settings.rule, progress) as shown:
+        shown.update(min(done * steps, total))
+        for epoch in range(done, history.epochs):
             began = time.perf_counter()
             torch.manual_seed(mix("training", settings.seed, epoch))
             model.train()
-            total = 0.0
-            for rows in batches(len(targets), settings.batch_size, settings.seed, epoch):
-                x, y = inputs[rows], targets[rows]
-                if images.augment:
-                    x = crop_and_flip(x, generator("augment", settings.seed, optimizer.steps), images.pad)
+            summed, seen, lr = 0.0, 0, 0.0
+            for x, y in islice(_batches(images, settings, epoch), total - epoch * steps):
                 lr = float(optimizer.param_groups[0]["lr"])
-                loss = float(optimizer.step(Batch(model, F.cross_entropy, x, y)))
+                loss = float(optimizer.step(Batch(model, settings.loss(), x, y, autocast=settings.autocast())))
                 if not np.isfinite(loss):
                     raise ArithmeticError(
                         f"the training loss is {loss} at step {optimizer.steps} of epoch {epoch + 1}, expected a "
@@ -113,11 +89,10 @@ def train(
                     )
                 scheduler.step()
                 on_step(optimizer.steps, loss, lr, optimizer.passes)
-                total += loss * len(y)
+                summed, seen = summed + loss * len(y), seen + len(y)
                 shown.update(1)
             used += time.perf_counter() - began
-            test_loss, test_error = evaluate(model, *images.test)
-            row = (total / len(targets), test_loss, test_error, lr, optimizer.passes, used)
+            row = (summed / seen, *_tested(model, images.tests()), lr, optimizer.passes, used)
             history = _appended(history, row)
             on_epoch(
                 Epoch(optimizer.steps, history, optimizer.masks(), _snapshot(model, optimizer, scheduler, history))
@@ -127,20 +102,40 @@ def train(
 
 def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
     """Mean cross-entropy and share of wrong answers in eval mode; the model's mode is left as it was."""
-    problem = Problem(model, nn.CrossEntropyLoss(), (inputs, targets))
-    return problem.loss(), problem.error()
+    return _tested(model, [(inputs, targets)])
 
 
-def _optimizer(
-    model: nn.Module, images: Images, settings: Settings, steps: int
-) -> tuple[SharpnessAware, CosineAnnealingLR]:
-    base = torch.optim.SGD(
-        model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+def _tested(model: nn.Module, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean cross-entropy and share of wrong answers of all parts together, each read, asked once and let go."""
+    loss, wrong, examples = 0.0, 0, 0
+    for part in parts:
+        problem = Problem(model, nn.CrossEntropyLoss(), part)
+        with problem.guard(), torch.no_grad():
+            for batch in problem.batches:
+                outputs = problem.outputs(batch, problem.weights)
+                loss += float(problem.objective.each(outputs, batch.targets).double().sum())
+                wrong += int((outputs.argmax(1) != batch.targets).sum())
+        examples += problem.examples
+    return loss / examples, wrong / examples
+
+
+def _batches(images: Images, settings: Settings, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training batches of an epoch as the optimizer sees them; all its passes of a step see the same."""
+    first = epoch * -(-images.sizes[0] // settings.batch_size)
+    for step, (x, y) in enumerate(images.feed(settings.batch_size, settings.seed, epoch), first):
+        if settings.cutout:
+            x = cutout(x, generator("cutout", settings.seed, step), settings.cutout)
+        if settings.mixup:
+            x, y = mixup(x, y, generator("mixup", settings.seed, step), settings.mixup, len(images.classes))
+        yield x, y
+
+
+def _optimizer(model: nn.Module, images: Images, settings: Settings, steps: int) -> tuple[SharpnessAware, LRScheduler]:
+    base = settings.base(model.parameters())
     problem = Problem(model, nn.CrossEntropyLoss(), images.train)
     total = steps * settings.epochs
     optimizer = SharpnessAware(base, settings.rule, problem, settings.seed, epoch=steps, total=total, model=model)
-    return optimizer, CosineAnnealingLR(optimizer, total)
+    return optimizer, settings.scheduler(optimizer, steps)
 
 
 def _private_random(model: nn.Module) -> Any:
@@ -159,7 +154,7 @@ def _appended(history: History, row: tuple[float, ...]) -> History:
 
 
 def _snapshot(
-    model: nn.Module, optimizer: SharpnessAware, scheduler: CosineAnnealingLR, history: History
+    model: nn.Module, optimizer: SharpnessAware, scheduler: LRScheduler, history: History
 ) -> Callable[[], dict[str, Any]]:
     def snapshot() -> dict[str, Any]:
         return {
@@ -176,7 +171,7 @@ def _restore(
     start: dict[str, Any],
     model: nn.Module,
     optimizer: SharpnessAware,
-    scheduler: CosineAnnealingLR,
+    scheduler: LRScheduler,
     history: History,
 ) -> History:
     model.load_state_dict(start["model"])

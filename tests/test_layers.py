@@ -28,7 +28,7 @@ ROWS: list[set[str]] = [
     {"operators", "ascent"},
     {"optimizers", "analyzers"},
     {"data", "models"},
-    {"store", "plots"},
+    {"store", "plots", "settings"},
     {"training", "figures", "resume", "theory"},
     {"runs"},
     {"analyses"},

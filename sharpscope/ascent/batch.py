@@ -25,6 +25,7 @@ class Batch:
         x: inputs, (n, ...).
         y: targets, (n, ...).
         scaler: the ``torch.amp.GradScaler`` of the optimizer, if it has one; gradients are then scaled, losses are not.
+        autocast: dtype of the forward passes where it is not that of the weights; the loss is then taken in float32.
 
     Example:
         >>> batch = Batch(nn.Linear(2, 1), nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 1))
@@ -39,8 +40,9 @@ class Batch:
         x: Tensor,
         y: Tensor,
         scaler: torch.amp.GradScaler | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        self.model, self.loss, self.x, self.y, self.scaler = model, loss, x, y, scaler
+        self.model, self.loss, self.x, self.y, self.scaler, self.autocast = model, loss, x, y, scaler, autocast
         self._objective = Objective(loss)
         self._outputs: Tensor | None = None
 
@@ -53,7 +55,7 @@ class Batch:
         """Loss of the chosen rows (all by default), with its gradients left on the parameters."""
         x, y = (self.x, self.y) if rows is None else (self.x[rows], self.y[rows])
         self.model.zero_grad(set_to_none=True)
-        outputs = self.model(x)
+        outputs = self._outputs_of(x)
         loss = self.loss(outputs, y)
         self._outputs = outputs.detach() if rows is None else None
         torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
@@ -66,4 +68,10 @@ class Batch:
     def losses(self) -> Any:
         """(n,) loss of every example, without gradients."""
         with torch.no_grad():
-            return self._objective.each(self.model(self.x), self.y)
+            return self._objective.each(self._outputs_of(self.x), self.y)
+
+    def _outputs_of(self, x: Tensor) -> Any:
+        if self.autocast is None:
+            return self.model(x)
+        with torch.autocast(x.device.type, self.autocast):
+            return self.model(x).float()

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sharpscope.data.batches import batches, crop_and_flip
+from sharpscope.data.augment import crop_and_flip, cutout, mixup
+from sharpscope.data.batches import batches
 from sharpscope.data.cifar import cifar10
 from sharpscope.data.digits import digits
-from sharpscope.data.images import DataError, Images
+from sharpscope.data.errors import DataError
+from sharpscope.data.images import Images
 
-__all__ = ["DataError", "Images", "batches", "cifar10", "crop_and_flip", "digits", "load", "names"]
+__all__ = ["DataError", "Images", "batches", "cifar10", "crop_and_flip", "cutout", "digits", "load", "mixup", "names"]
 
 _BUILT_IN: dict[str, Callable[[int], Images]] = {  # seed of the split -> images
     "digits": digits,

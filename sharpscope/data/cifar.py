@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpscope.data.images import DataError, Images
+from sharpscope.data.errors import DataError
+from sharpscope.data.images import Images
 
 __all__ = ["cifar10"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sharpscope.data.images import DataError, Images
+from sharpscope.data.errors import DataError
+from sharpscope.data.images import Images
 
 __all__ = ["digits"]
 

@@ -7,18 +7,20 @@ transforms that run while reading, and a digest that says which numbers a result
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from sharpscope.data.augment import crop_and_flip, resize
+from sharpscope.data.batches import batches
+from sharpscope.data.errors import DataError
+from sharpscope.vectors import generator
+
 __all__ = ["DataError", "Images"]
 
 _TENSORS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
-
-
-class DataError(ValueError):
-    """Data that cannot be read or asked for; the text says what was got, what was expected and the remedy."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,6 +72,11 @@ class Images:
         return self.test_inputs, self.test_targets
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of training and test images."""
+        return len(self.train_targets), len(self.test_targets)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         channels, height, width = self.train_inputs.shape[1:]
@@ -79,18 +86,47 @@ class Images:
         """The same images with all four tensors on ``device``."""
         return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
-    def limit(self, train: int | None = None, test: int | None = None) -> Images:
+    def feed(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of shuffled training batches, cropped and flipped where that suits the images.
+
+        A function of (seed, epoch): the order of the epoch, the augmentation of the step since the start.
+        """
+        inputs, targets = self.train
+        first = epoch * -(-len(targets) // batch_size)
+        for step, rows in enumerate(batches(len(targets), batch_size, seed, epoch), first):
+            x = inputs[rows]
+            yield crop_and_flip(x, generator("augment", seed, step), self.pad) if self.augment else x, targets[rows]
+
+    def tests(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images, in one piece."""
+        yield self.test
+
+    def resize(self, side: int) -> Images:
+        """The same images with ``side`` x ``side`` pixels."""
+        return replace(self, train_inputs=resize(self.train_inputs, side), test_inputs=resize(self.test_inputs, side))
+
+    def limit(self, train: int | None = None, test: int | str | None = None) -> Images:
         """The first ``train`` training and ``test`` test images, copied so that the rest can be freed; None keeps all.
+
+        ``test="rest"`` tests on all images that are not trained on: a small experiment has small error bars then.  The
+        normalisation stays that of the whole training part.
 
         Raises:
             DataError: a limit below 1 or above the number of images there are.
         """
+        if test == "rest":
+            few = self.limit(train)
+            kept = len(few.train_targets)
+            inputs = torch.cat([self.test_inputs, self.train_inputs[kept:]])
+            return replace(
+                few, test_inputs=inputs, test_targets=torch.cat([self.test_targets, self.train_targets[kept:]])
+            )
         parts: dict[str, Tensor] = {}
         for part, wanted in (("train", train), ("test", test)):
             if wanted is None:
                 continue
             inputs, targets = getattr(self, part)
-            if not 1 <= wanted <= len(targets):
+            if not isinstance(wanted, int) or not 1 <= wanted <= len(targets):
                 raise DataError(
                     f"{self.name}: got a limit of {wanted} {part} images, expected 1 to {len(targets)}, "
                     f"so choose {part}= in that range or leave it out to use all."

@@ -85,7 +85,7 @@ def _rst(steps: int, seeds: int) -> list[Case]:
         ("GD", sgd()), ("SAM", sam(rho)), ("RST", rst(sam(rho), p=0.5)), ("G-RST", grst(sam(rho), p=0.5, weight=2.0)),
         ("RST over SSAM-D", rst(ssam_d(rho, sparsity=0.5, every=20), p=0.5)),
     ]  # fmt: skip
-    along = ("RST along the gradient", rst(Ascend(Unnormalized(0.1)), p=0.5))  # Theorem 2's own iteration
+    along = ("RST, eps = rho g", rst(Ascend(Unnormalized(0.1)), p=0.5))  # Theorem 2's own iteration
     nonconvex: dict[str, Callable[[], Known]] = {
         "logistic regression": logistic,
         "waves": waves,

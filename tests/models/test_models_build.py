@@ -13,6 +13,11 @@ import torch
 from sharpscope import models
 from sharpscope.models import ConvNet, ModelError, ResNet, build
 
+NAMES = (
+    *("convnet", "pyramidnet-164", "resnet101", "resnet18", "resnet20", "resnet50", "vgg11-bn", "vgg16-bn"),
+    *("vit-b", "vit-s", "vit-ti", "wrn-28-10"),
+)
+
 OWN = """
 import torch
 from torch import nn
@@ -25,6 +30,9 @@ def net(shape, classes):
 
 def text(shape, classes):
     return "network"
+
+def wide(shape, classes, width=1):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], width), nn.Linear(width, classes))
 
 def broken(shape, classes):
     raise RuntimeError("first line\\nsecond line")
@@ -43,7 +51,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_names() -> None:
-    assert models.names() == ("convnet", "resnet18", "resnet20")
+    assert models.names() == NAMES
 
 
 def test_known_networks() -> None:
@@ -70,6 +78,15 @@ def test_seed_fixes_the_weights_and_the_global_rng_is_untouched(name: str, own: 
 
 def test_own_function(own: str) -> None:
     assert build(f"{own}:net", (2, 3, 4), 5)(torch.zeros(6, 2, 3, 4)).shape == (6, 5)
+    assert build(f"{own}:wide(width=7)", (2, 3, 4), 5)[1].out_features == 7  # type: ignore[index]
+
+
+def test_options_are_those_of_the_function() -> None:
+    assert models.options("resnet18") == ("width", "depth", "stem")
+    assert models.options("vit-ti") == ("patch", "width", "depth", "heads", "dropout")
+    few = build("resnet18(width=4, depth=1)", (1, 8, 8), 3).state_dict()
+    direct = models.resnet18(3, 1, width=4, depth=1).state_dict()
+    assert {name: value.shape for name, value in few.items()} == {name: value.shape for name, value in direct.items()}
 
 
 @pytest.mark.parametrize(
@@ -77,8 +94,35 @@ def test_own_function(own: str) -> None:
     [
         (
             {"name": "vgg"},
-            "got model 'vgg', expected one of convnet, resnet18, resnet20 or module:function, "
+            f"got model 'vgg', expected one of {', '.join(NAMES)} or module:function, "
             "so choose one of these names or point to your own function.",
+        ),
+        (
+            {"name": "resnet18(breadth=3)"},
+            "got option 'breadth' of model 'resnet18', expected one of width, depth, stem, so correct the name.",
+        ),
+        ({"name": "resnet18(width=0)"}, "got width=0 of model 'resnet18', expected at least 1, so raise it."),
+        (
+            {"name": "resnet18(stem='vgg')"},
+            "got model 'resnet18' with {'stem': 'vgg'} for images (1, 8, 8), expected sizes that fit: "
+            "ValueError: the ResNet got stem='vgg', expected 'cifar' or 'imagenet': change stem",
+        ),
+        (
+            {"name": "vit-ti(patch=3)"},
+            "got model 'vit-ti' with {'patch': 3} for images (1, 8, 8), expected sizes that fit: ValueError: the "
+            "vision transformer got images of 8 x 8 for patch=3 and width=192 for heads=3, expected multiples: change "
+            "patch or heads",
+        ),
+        *(
+            (
+                {"name": text},
+                f"got model {text!r}, expected a name and options that are numbers or texts, such as "
+                f"resnet18(width=16), so write it like that.",
+            )
+            for text in (
+                *("resnet18(width=__import__('os').getpid())", "resnet18(width=[1])", "resnet18(16)"),
+                *("resnet18(width=3", "resnet18(width=True)", "resnet18(**{})", "resnet18(width=3)(depth=1)"),
+            )
         ),
         (
             {"name": "no_such_module:net"},
