@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def train_run(
     *,
     resume: bool = False,
     keep_checkpoints: int = 1,
+    checkpoint_seconds: float = 0.0,
     progress: bool | None = None,
     run: Run | None = None,
 ) -> Run:
@@ -87,6 +89,8 @@ def train_run(
         path: of the run; must not exist unless ``resume``.
         resume: go on where an existing run stopped (bit for bit the unbroken run); start it where there is none.
         keep_checkpoints: how many of the latest checkpoints stay on disk.
+        checkpoint_seconds: epochs that end sooner than so long after the last checkpoint make none, but for the last
+            epoch; what is kept of a short run then costs less than its training.
         progress: show a progress bar; None shows it on a terminal only.
         run: an open, empty run to use instead of ``path``.
 
@@ -102,7 +106,7 @@ def train_run(
         run = create_run(path, experiment.config(), made_by(experiment, images, network)) if fresh else open_run(path)
     _check_same(run, experiment)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
-        _train(run, experiment, images, network, keep_checkpoints, progress)
+        _train(run, experiment, images, network, keep_checkpoints, checkpoint_seconds, progress)
     return run
 
 
@@ -120,12 +124,19 @@ def made_by(experiment: Experiment, images: Images, network: nn.Module) -> dict[
 
 
 def _train(
-    run: Run, experiment: Experiment, images: Images, network: nn.Module, keep: int, progress: bool | None
+    run: Run,
+    experiment: Experiment,
+    images: Images,
+    network: nn.Module,
+    keep: int,
+    pause: float,
+    progress: bool | None,
 ) -> None:
     """Go on from the last checkpoint, whatever was written after it, and leave what the unbroken training leaves."""
     steps = run.checkpoints()
     start = run.checkpoint() if steps else None
     epoch_steps = -(-len(images.train_targets) // experiment.settings.batch_size)
+    kept = time.monotonic()
     with run.step_writer(after=steps[-1] if steps else 0) as points:
 
         def on_step(step: int, loss: float, lr: float, passes: float) -> None:
@@ -134,8 +145,12 @@ def _train(
                 points.merge()
 
         def on_epoch(epoch: Epoch) -> None:
+            nonlocal kept
             if epoch.masks:
                 run.add_masks(epoch.step, epoch.masks, replace=True)
+            if time.monotonic() - kept < pause and epoch.step < experiment.settings.total(epoch_steps):
+                return
+            kept = time.monotonic()
             run.add_checkpoint(epoch.step, epoch.checkpoint(), replace=True)
             run.set_history(epoch.history)
             run.prune(keep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +14,7 @@ from sharpscope.analyses import Analysis
 from sharpscope.optimizers.text import parse
 from sharpscope.recipes.read import SCALES, Column, Recipe, RecipeError, Row, filled
 from sharpscope.runs import Experiment
-from sharpscope.training import Settings
+from sharpscope.settings import Settings
 
 __all__ = ["Cell", "folder", "plan", "selected", "shard", "unique"]
 
@@ -133,8 +134,8 @@ def folder(experiment: Experiment) -> str:
     config["settings"]["rule"] = repr(parse(experiment.settings.rule))
     config.pop("root", None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-    model = experiment.model.replace(":", "-")
-    return f"{experiment.data}-{model}-seed{experiment.settings.seed}-{digest}"
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"{experiment.data} {experiment.model} seed{experiment.settings.seed}")
+    return f"{name}-{digest}"
 
 
 def _told(piece: Any) -> dict[str, Any]:

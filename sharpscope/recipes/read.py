@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 __all__ = ["SCALES", "Claim", "Column", "Recipe", "RecipeError", "Row", "filled", "names", "read", "settings", "text"]
@@ -108,7 +109,7 @@ def text(name: str) -> str:
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def _folder() -> Any:
+def _folder() -> Traversable:
     return resources.files("sharpscope") / "recipes"
 
 

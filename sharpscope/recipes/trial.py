@@ -44,7 +44,7 @@ def trial(task: Task, steps: int, say: Callable[[str], object] = lambda text: No
 
 
 def _shortened(cell: Cell, steps: int) -> Cell:
-    settings = dataclasses.replace(cell.experiment.settings, epochs=1, batch_size=BATCH)
+    settings = dataclasses.replace(cell.experiment.settings, steps=steps, batch_size=BATCH)
     experiment = dataclasses.replace(
         cell.experiment,
         settings=settings,

@@ -13,6 +13,8 @@ from sharpscope.store import Run, is_run, open_run
 
 __all__ = ["finished", "work"]
 
+PAUSE = 10.0  # seconds of work that a kill may cost
+
 
 def finished(cell: Cell, out: str | Path) -> Run | None:
     """The run of a cell where it is trained and analysed to the end, None otherwise."""
@@ -56,7 +58,8 @@ def work(
             f"[{place}/{len(missing)}] {first.row.name}, {first.column.name}, seed {first.seed}: {first.folder}"
             + (f" ({_minutes(left)} left)" if left is not None else "")
         )
-        run = train_run(first.experiment, Path(out, first.folder), resume=True, progress=progress)
+        path = Path(out, first.folder)
+        run = train_run(first.experiment, path, resume=True, checkpoint_seconds=PAUSE, progress=progress)
         for cell in cells:
             if lacking := _lacking(run, cell):
                 analyze_run(run, lacking, cell.analysis)
