@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def train_run(
     resume: bool = False,
     keep_checkpoints: int = 1,
     record_every: int | None = None,
+    checkpoint_seconds: float = 0.0,
     progress: bool | None = None,
     run: Run | None = None,
 ) -> Run:
@@ -91,6 +93,8 @@ def train_run(
         keep_checkpoints: how many of the latest checkpoints stay on disk.
         record_every: keep the weights at the start, after every so many steps and at the end (``Run.trajectory``); None
             keeps none, and goes on as before where it resumes.
+        checkpoint_seconds: epochs that end sooner than so long after the last checkpoint make none, but for the last
+            epoch; what is kept of a short run then costs less than its training.
         progress: show a progress bar; None shows it on a terminal only.
         run: an open, empty run to use instead of ``path``.
 
@@ -109,7 +113,7 @@ def train_run(
     _check_same(run, experiment)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
         recorder = _Recorder(run, network, _recorded(run, record_every), experiment.settings.epochs)
-        _train(run, experiment, images, network, keep_checkpoints, progress, recorder)
+        _train(run, experiment, images, network, keep_checkpoints, checkpoint_seconds, progress, recorder)
     return run
 
 
@@ -132,6 +136,7 @@ def _train(
     images: Images | Folder,
     network: nn.Module,
     keep: int,
+    pause: float,
     progress: bool | None,
     recorder: _Recorder,
 ) -> None:
@@ -140,6 +145,7 @@ def _train(
     start = run.checkpoint() if steps else None
     epoch_steps = -(-images.sizes[0] // experiment.settings.batch_size)
     recorder.start(steps[-1] if steps else 0, epoch_steps)
+    kept = time.monotonic()
     with run.step_writer(after=steps[-1] if steps else 0) as points:
 
         def on_step(step: int, loss: float, lr: float, passes: float) -> None:
@@ -149,8 +155,12 @@ def _train(
                 points.merge()
 
         def on_epoch(epoch: Epoch) -> None:
+            nonlocal kept
             if epoch.masks:
                 run.add_masks(epoch.step, epoch.masks, replace=True)
+            if time.monotonic() - kept < pause and epoch.step < experiment.settings.total(epoch_steps):
+                return
+            kept = time.monotonic()
             run.add_checkpoint(epoch.step, epoch.checkpoint(), replace=True)
             run.set_history(epoch.history)
             run.prune(keep)

@@ -28,6 +28,7 @@ def main() -> None:
     sharpscope show RUN                                 what a run holds
     sharpscope show --table RUNS...                     many runs side by side
     sharpscope pack | verify | prune RUN                one file of it; look for damage; remove old checkpoints
+    sharpscope reproduce RECIPES                        tables and figures of the papers
     """
 
 

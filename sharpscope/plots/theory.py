@@ -56,7 +56,8 @@ def _fit(ax: Axes, one: Convergence) -> None:
     height = np.log(one.mean[inside]).mean() + one.slope * (place - place.mean())
     ax.plot(x, 0.5 * np.exp(height), color=INK, linewidth=0.8, label="fitted rate")
     name = "exponent" if one.power else "per step"
-    text = f"fit {with_error(one.slope, one.slope_stderr)}\nbound {plain(one.bound_slope, '.2g')}\n({name})"
+    error = one.slope_stderr if one.slope_stderr > 1e-12 * abs(one.slope) else 0.0  # rounding
+    text = f"fit {with_error(one.slope, error)}\nbound {plain(one.bound_slope, '.2g')}\n({name})"
     note = ax.text(0.03, 0.02, text.replace("-", "−"), transform=ax.transAxes, fontsize=6.0, va="bottom")
     note.set_in_layout(False)
     low, high = np.log(ax.get_ylim())

@@ -85,7 +85,7 @@ def _rst(steps: int, seeds: int) -> list[Case]:
         ("GD", sgd()), ("SAM", sam(rho)), ("RST", rst(sam(rho), p=0.5)), ("G-RST", grst(sam(rho), p=0.5, weight=2.0)),
         ("RST over SSAM-D", rst(ssam_d(rho, sparsity=0.5, every=20), p=0.5)),
     ]  # fmt: skip
-    along = ("RST along the gradient", rst(Ascend(Unnormalized(0.1)), p=0.5))  # Theorem 2's own iteration
+    along = ("RST, eps = rho g", rst(Ascend(Unnormalized(0.1)), p=0.5))  # Theorem 2's own iteration
     nonconvex: dict[str, Callable[[], Known]] = {
         "logistic regression": logistic,
         "waves": waves,
@@ -126,22 +126,32 @@ def run_suite(
     folder: str | os.PathLike[str],
     scale: str = "small",
     seeds: int | None = None,
+    *,
+    results: str | os.PathLike[str] | None = None,
+    share: tuple[int, int] = (1, 1),
     progress: bool | None = None,
 ) -> dict[str, Convergence]:
-    """Run what is missing of a suite; write its results, tables (Markdown, CSV, LaTeX) and figures (PDF, PNG).
+    """Run what is missing of a suite; write its tables (Markdown, CSV, LaTeX) and figures (PDF, PNG) into ``folder``.
 
-    Returns the results by "THEOREM: METHOD on PROBLEM".  Raises ValueError for an unknown suite or scale.
+    Results are kept in ``results``, ``folder``/results by default.  ``share`` = (i, n) runs only every n-th case from
+    the i-th on; tables and figures are written when all are there.  Returns what is there by "THEOREM: METHOD on
+    PROBLEM".  Raises ValueError for an unknown suite or scale.
     """
-    place = Path(folder)
-    (place / "results").mkdir(parents=True, exist_ok=True)
+    place, kept = Path(folder), Path(folder) / "results" if results is None else Path(results)
     found: dict[str, Convergence] = {}
-    for case in cases(suite, scale, seeds):
-        path = place / "results" / case.file
+    planned = cases(suite, scale, seeds)
+    place.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(parents=True, exist_ok=True)
+    for number, case in enumerate(planned):
+        path = kept / case.file
         result = load(path) if path.exists() else None
-        if not isinstance(result, Convergence):
+        if not isinstance(result, Convergence) and number % share[1] == share[0] - 1:
             result = case.run(progress)
             save(result, path, replace=True)
-        found[f"{case.theorem}: {case.label}"] = result
+        if isinstance(result, Convergence):
+            found[f"{case.theorem}: {case.label}"] = result
+    if len(found) < len(planned):
+        return found
     for style, ending in (("github", "md"), ("csv", "csv"), ("latex", "tex")):
         (place / f"{suite}.{ending}").write_text(table(found, style), encoding="utf-8")
     for quantity in dict.fromkeys(result.quantity for result in found.values()):
