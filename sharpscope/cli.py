@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
-from sharpscope.analyses import USUAL, Analysis, analyze_run
+from sharpscope.analyses import USUAL, Analysis, analyze_run, directions_of
 from sharpscope.demo import PLANS, demo
+from sharpscope.exchange.files import FORMATS, export
 from sharpscope.figures import described, draw_run, members, overview, table
 from sharpscope.runs import Experiment, train_run
-from sharpscope.store import Run, open_run, pack_run, unpack_run, verify_run
+from sharpscope.store import Run, load, open_run, pack_run, unpack_run, verify_run
 from sharpscope.training import Settings
 
 __all__ = ["main"]
@@ -35,6 +36,7 @@ def main() -> None:
     sharpscope figures RUN --out figures                draw them
     sharpscope show RUN                                 what a run holds
     sharpscope show --table RUNS...                     many runs side by side
+    sharpscope export RUN -o FILE                       a surface for ParaView, a browser, loss-landscape, ...
     sharpscope pack | verify | prune RUN                one file of it; look for damage; remove old checkpoints
     """
 
@@ -151,6 +153,8 @@ _FLAGS = {  # what each option of `analyze` computes
     "density": ("density",),
     "layers": ("layers",),
     "track": ("track",),
+    "trajectory": ("trajectory",),
+    "curvature_map": ("curvature_map",),
 }
 
 
@@ -160,6 +164,10 @@ _FLAGS = {  # what each option of `analyze` computes
 @click.option("--density", is_flag=True, help="Density of all eigenvalues; takes probes x steps Hessian products.")
 @click.option("--layers", is_flag=True, help="Top eigenvalue and trace of every layer, share of eigenvectors.")
 @click.option("--track", is_flag=True, help="Top Hessian eigenvalues at every checkpoint (train --keep-checkpoints).")
+@click.option(
+    "--trajectory", is_flag=True, help="The way of the weights in its principal plane (train --record-every)."
+)
+@click.option("--curvature-map", is_flag=True, help="Both ends of the Hessian's spectrum over a coarse plane.")
 @click.option("--surface", is_flag=True, help="Filter-normalised loss surface.")
 @click.option("--ratio", is_flag=True, help="SAM-vs-SGD gradient ratio r, of every checkpoint that RUN keeps.")
 @click.option("--masks", is_flag=True, help="Overlap of the masks over training; does the last select what is sharp?")
@@ -244,6 +252,42 @@ def _show(runs: tuple[str, ...], follow: bool, as_table: bool) -> None:
             time.sleep(1.0)
         except KeyboardInterrupt:
             return
+
+
+@main.command("export")
+@click.argument("source", metavar="RUN_OR_RESULT")
+@click.option(
+    "--result", "name", default="surface", show_default=True, help="Which of RUN, or directions (of surface)."
+)
+@click.option("--format", "kind", type=click.Choice(list(FORMATS)), help="Told by the ending of FILE, unless said.")
+@click.option("-o", "--out", required=True, metavar="FILE", help=f"Endings: {', '.join(FORMATS.values())}.")
+@click.option("--replace", is_flag=True, help="Write over a file that is there.")
+@_command
+def _export(source: str, name: str, kind: str | None, out: str, replace: bool) -> None:
+    """Write a result of RUN, or one that was saved alone, for another program.
+
+    \b
+    li      files of Li et al.'s loss-landscape     csv     one row per point
+    vtk     structured grid for ParaView            netcdf  xarray, MATLAB, ...
+    html    a surface to turn in the browser
+    Example: sharpscope export runs/ssam -o surface.vts
+    Example: sharpscope export runs/ssam --result directions --format li -o directions.h5
+    """
+    alone = Path(source).is_file() and not _is_packed(source)
+    if not alone and name == "directions":
+        directions, problem = directions_of(open_run(source))
+        path = export(directions, out, kind, replace=replace, problem=problem)
+    else:
+        path = export(load(source) if alone else open_run(source).results[name], out, kind, replace=replace)
+    click.echo(f"{path}: {path.stat().st_size:,} B")
+
+
+def _is_packed(path: str) -> bool:
+    try:
+        open_run(path)
+    except ValueError:
+        return False
+    return True
 
 
 @main.command("pack")

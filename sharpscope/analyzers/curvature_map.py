@@ -1,4 +1,4 @@
-"""The ends of the Hessian's spectrum over a plane: where a loss surface is convex, and where the picture only looks so."""
+"""The ends of the Hessian's spectrum over a plane: where a loss is convex, and where its picture only looks so."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class CurvatureMap(Result):
 
     alpha: np.ndarray  # (nx,) float64, coordinate along d1
     beta: np.ndarray  # (ny,) float64, coordinate along d2
-    highest: np.ndarray  # (ny, nx) float64, lambda_max; loss per squared unit of weight; nan where the loss is not finite
+    highest: (
+        np.ndarray
+    )  # (ny, nx) float64, lambda_max; loss per squared unit of weight; nan where the loss is not finite
     lowest: np.ndarray  # (ny, nx) float64, lambda_min, same unit; nan likewise
     highest_error: np.ndarray  # (ny, nx) float64, residual of the eigenpair: a bound of the error
     lowest_error: np.ndarray  # (ny, nx) float64, residual of the eigenpair
@@ -70,8 +72,8 @@ def curvature_map(
     """Both ends of the Hessian's spectrum at every point of a coarse grid over a plane.
 
     A plane that looks convex need not be: its curvature averages that of all directions.  Where -lambda_min is small
-    beside lambda_max the loss is nearly convex (Li et al. 2018, section 6 and figure 7).  Here lambda_min counts as 0 in
-    ``ratio`` where it is positive.  A point costs some dozens of Hessian products, each about three times a gradient.
+    beside lambda_max the loss is nearly convex (Li et al. 2018, section 6 and figure 7).  In ``ratio`` a positive
+    lambda_min counts as 0.  A point costs some dozens of Hessian products, each about three times a gradient.
 
     Args:
         problem: the function.

@@ -42,7 +42,9 @@ def write_csv(result: Result, path: str | os.PathLike[str], replace: bool = Fals
     arrays, plain = split(result.fields(), result.dims)
     axes, shape = _axes(result)
     places = dict(zip(axes, np.indices(shape).reshape(len(shape), -1), strict=True))
-    columns = {name: array[places[name]] for name, (along, array) in arrays.items() if along == (name,) and name in axes}
+    columns = {
+        name: array[places[name]] for name, (along, array) in arrays.items() if along == (name,) and name in axes
+    }
     rest: dict[str, Any] = {}
     for name, (along, array) in arrays.items():
         if set(along) <= set(axes) and name not in columns:

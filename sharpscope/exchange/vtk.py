@@ -17,9 +17,7 @@ __all__ = ["write_vtk"]
 HEIGHTS = ("log", "linear", "flat")
 
 
-def write_vtk(
-    surface: Surface, path: str | os.PathLike[str], *, height: str = "log", replace: bool = False
-) -> Path:
+def write_vtk(surface: Surface, path: str | os.PathLike[str], *, height: str = "log", replace: bool = False) -> Path:
     """Write a surface as a structured grid (``.vts``) of nx x ny points and return the path.
 
     Args:
@@ -47,7 +45,9 @@ def write_vtk(
     over["finite"] = np.isfinite(loss)
     data = {name.replace(".", "_"): _laid(values) for name, values in over.items()}
     with tempfile.TemporaryDirectory() as folder:
-        made = gridToVTK(str(Path(folder) / "surface"), _laid(x), _laid(y), _laid(_height(loss, height)), pointData=data)
+        made = gridToVTK(
+            str(Path(folder) / "surface"), _laid(x), _laid(y), _laid(_height(loss, height)), pointData=data
+        )
         written = Path(made).read_bytes()
     path = Path(path)
     write_bytes(path, written, replace)
