@@ -60,7 +60,7 @@ print((kilobytes("VmHWM") - before) * 1024 / (4 * n))
 def trained() -> ss.Run:
     """ResNet-20 after ten epochs of SGD, with all its checkpoints."""
     settings = Settings("sgd()", epochs=10, batch_size=128, lr=0.1)
-    return train_run(Experiment(settings, "cifar10", str(ROOT), "resnet20"), RUN, resume=True, keep=11)
+    return train_run(Experiment(settings, "cifar10", str(ROOT), "resnet20"), RUN, resume=True, keep_checkpoints=11)
 
 
 def say(text: str) -> None:
