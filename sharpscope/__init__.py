@@ -26,6 +26,9 @@ from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTen
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.scores import Fisher, Gradient, Random, Weight
+from sharpscope.exchange.files import export
+from sharpscope.exchange.li import read_li_directions, read_li_surface, read_li_trajectory
+from sharpscope.exchange.table import read_csv
 from sharpscope.history import History, Steps
 from sharpscope.operators import Operator, fisher, ggn, hessian
 from sharpscope.optimizers.names import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
@@ -33,7 +36,7 @@ from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharp
 from sharpscope.optimizers.shell import SharpnessAware
 from sharpscope.optimizers.text import RuleError, parse
 from sharpscope.packed import PackedMask
-from sharpscope.plots import plot
+from sharpscope.plots import interactive, plot
 from sharpscope.points import PointFile
 from sharpscope.problem import Problem, ProblemError
 from sharpscope.results import Result
@@ -182,11 +185,17 @@ __all__ = [
     "StoreError",
     "collect",
     "create_run",
+    "export",
+    "interactive",
     "load",
     "load_weights",
     "open_run",
     "pack_run",
     "plot",
+    "read_csv",
+    "read_li_directions",
+    "read_li_surface",
+    "read_li_trajectory",
     "save",
     "unpack_run",
     "verify_run",

@@ -12,7 +12,9 @@ from typing import Any
 from torch import nn
 
 from sharpscope.analyzers.curvature import Curvature, curvature
+from sharpscope.analyzers.curvature_map import curvature_map
 from sharpscope.analyzers.density import Density, density
+from sharpscope.analyzers.directions import Directions, random_directions
 from sharpscope.analyzers.mask_profile import mask_profile
 from sharpscope.analyzers.masks import mask_overlap
 from sharpscope.analyzers.profile import MaskProfile
@@ -21,6 +23,7 @@ from sharpscope.analyzers.sharpness import Sharpness, sharpness
 from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surface import Surface, surface
 from sharpscope.analyzers.track import Track, track
+from sharpscope.analyzers.trajectory import trajectory
 from sharpscope.ascent.perturbations import Ball
 from sharpscope.operators import Operator, hessian
 from sharpscope.packed import PackedMask
@@ -30,7 +33,7 @@ from sharpscope.resume import resumable
 from sharpscope.runs import Experiment
 from sharpscope.store import Run, StoreError, load, provenance, save, weights_digest
 
-__all__ = ["ANALYSES", "USUAL", "Analysis", "analyze_run", "problem_of"]
+__all__ = ["ANALYSES", "USUAL", "Analysis", "analyze_run", "directions_of", "problem_of"]
 
 
 def problem_of(run: Run, examples: int | None = None, step: int | None = None) -> Problem:
@@ -44,6 +47,27 @@ def problem_of(run: Run, examples: int | None = None, step: int | None = None) -
     network = experiment.network(images)
     network.load_state_dict(run.checkpoint(step)["model"])
     return Problem(network, nn.CrossEntropyLoss(), images.reference(examples))
+
+
+def directions_of(run: Run, name: str = "surface") -> tuple[Directions, Problem]:
+    """The random directions of a stored surface, made again, and the problem that they belong to.
+
+    Raises StoreError where they were not drawn at random, or cannot be made again bit for bit.
+    """
+    found = run.results[name]
+    problem = problem_of(run)
+    if not isinstance(found, Surface) or found.seed is None:
+        raise StoreError(
+            f"the run {run.path} got the result {name!r} ({type(found).__name__}) without random directions, expected "
+            f"a surface over them: export directions from Python, where they were made"
+        )
+    made = random_directions(problem, found.directions, found.seed)
+    if found.digest not in ("", made.digest):
+        raise StoreError(
+            f"the run {run.path} got other directions than those of {name!r}, expected the same from seed "
+            f"{found.seed}: its last weights have changed since; analyse it with --replace"
+        )
+    return made, problem
 
 
 def _last_step(run: Run) -> int:
@@ -141,6 +165,12 @@ def _ratio_course(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
     return RatioSeries.of("step", steps, found)
 
 
+def _trajectory(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
+    """In the plane of its first two principal directions; not for a run that recorded none."""
+    points = run.trajectory()
+    return trajectory(problem(), points) if len(points) > 2 else None
+
+
 def _mask_overlap(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
     steps = run.mask_steps()
     packed = {f"step {step}": PackedMask.of(run.masks(step)) for step in steps}  # a bit per entry, however many
@@ -170,6 +200,10 @@ ANALYSES: dict[str, Callable[[Run, _Loaded, Analysis], Result | None]] = {
     "density": _density,
     "layers": _curvature,
     "track": _track,
+    "trajectory": _trajectory,
+    "curvature_map": lambda run, problem, how: curvature_map(
+        problem(), min(how.resolution, 7), how.span, seed=how.seed, progress=how.progress
+    ),
 }
 USUAL = ("spectrum", "surface", "ratio", "ratio_course", "masks", "mask_profile")  # the quick ones
 

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from sharpscope import plots
 from sharpscope.analyzers.curvature import Curvature
+from sharpscope.analyzers.curvature_map import CurvatureMap
 from sharpscope.analyzers.density import Density
 from sharpscope.analyzers.masks import MaskOverlap
 from sharpscope.analyzers.profile import MaskProfile
@@ -21,6 +22,7 @@ from sharpscope.analyzers.sharpness import Sharpness
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Surface
 from sharpscope.analyzers.track import Track
+from sharpscope.analyzers.trajectory import Trajectory
 from sharpscope.history import History
 from sharpscope.results import Result
 from sharpscope.store import Run, StoreError, collected, leaves
@@ -50,6 +52,8 @@ _FIGURES: dict[str, tuple[type[Result], Callable[..., Any]]] = {
     "densities": (Density, plots.densities),
     "layers": (Curvature, plots.curvatures),
     "tracks": (Track, plots.tracks),
+    "trajectories": (Trajectory, plots.trajectories),
+    "curvature_maps": (CurvatureMap, plots.curvature_maps),
     "masks": (MaskOverlap, plots.mask_overlaps),
     "mask_profiles": (MaskProfile, plots.mask_profiles),
 }

@@ -112,7 +112,7 @@ def train_run(
         run = create_run(path, experiment.config(), made_by(experiment, images, network)) if fresh else open_run(path)
     _check_same(run, experiment)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
-        recorder = _Recorder(run, network, _recorded(run, record_every), experiment.settings.epochs)
+        recorder = _Recorder(run, network, _recorded(run, record_every), experiment.settings)
         _train(run, experiment, images, network, keep_checkpoints, checkpoint_seconds, progress, recorder)
     return run
 
@@ -174,14 +174,14 @@ def _train(
 class _Recorder:
     """Keeps the trainable weights in a run, at the start, every so many steps and at the end."""
 
-    def __init__(self, run: Run, network: nn.Module, every: int | None, epochs: int) -> None:
-        self.run, self.every, self.epochs = run, every, epochs
+    def __init__(self, run: Run, network: nn.Module, every: int | None, settings: Settings) -> None:
+        self.run, self.every, self.settings = run, every, settings
         self.weights = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.last = 0
 
     def start(self, step: int, epoch_steps: int) -> None:
         """Forget what was recorded after ``step``, from where the training goes on."""
-        self.last = self.epochs * epoch_steps
+        self.last = self.settings.total(epoch_steps)
         self.run.prune_trajectory(later for later in self.run.trajectory() if later > step)
         if step == 0:
             self(0)

@@ -1,4 +1,4 @@
-"""The ends of the Hessian's spectrum over a plane: where a loss surface is convex, and where the picture only looks so."""
+"""The ends of the Hessian's spectrum over a plane: where a loss is convex, and where its picture only looks so."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def curvature_map(
     """Both ends of the Hessian's spectrum at every point of a coarse grid over a plane.
 
     A plane that looks convex need not be: its curvature averages that of all directions.  Where -lambda_min is small
-    beside lambda_max the loss is nearly convex (Li et al. 2018, section 6 and figure 7).  Here lambda_min counts as 0 in
-    ``ratio`` where it is positive.  A point costs some dozens of Hessian products, each about three times a gradient.
+    beside lambda_max the loss is nearly convex (Li et al. 2018, section 6 and figure 7).  In ``ratio`` a positive
+    lambda_min counts as 0.  A point costs some dozens of Hessian products, each about three times a gradient.
 
     Args:
         problem: the function.

@@ -27,7 +27,7 @@ __all__ = ["Forward", "Metric", "Way"]
 
 Metric = Callable[[Any, Any], Any]
 
-_SIZES = (0.25, 0.5, 2.0)  # examples at a time that are tried, in shares of the usual number
+_SIZES = (0.25, 0.5)  # examples at a time that are tried, in shares of the usual number
 _QUICK = 2e-3  # seconds of an evaluation that is not worth measuring
 _CLEARLY = 0.87  # what is faster by less keeps the usual choice, so that most processes choose alike
 _STATISTICS = 128  # examples at a time where BatchNorm statistics are re-estimated
@@ -97,10 +97,11 @@ class Forward:
     def verify(self, points: Sequence[Callable[[], Vec]], references: Sequence[Tensor]) -> None:
         """Evaluate a copy of the model, and one with its BatchNorms folded, where both give what they should.
 
-        ``references`` are the losses of the model itself at these points.  A model that holds functions of itself has
-        copies that are not like it; it is then evaluated itself.
+        ``references`` are the losses of the model itself at these points, on the first batch.  A model that holds
+        functions of itself has copies that are not like it; it is then evaluated itself.
         """
         statistics, self.statistics = self.statistics, None
+        every, self.batches = self.batches, self.batches[:1]
         if self.copied and not self._agrees(points, references):
             self.copied, self.model = False, self.problem.model
         self.statistics = statistics
@@ -111,6 +112,7 @@ class Forward:
                 f"batchnorm='recompute' got a {type(self.model).__name__} that copy.deepcopy cannot copy, expected one "
                 f"that it can: use batchnorm='eval'"
             )
+        self.batches = every
 
     def _seek_folds(self, points: Sequence[Callable[[], Vec]], references: Sequence[Tensor]) -> None:
         self.folds = find_folds(self.model, self.batches[0])
@@ -252,13 +254,13 @@ class Forward:
     def _faster(self, usual: Way, other: Way, at: Callable[[], Vec], half: bool) -> Way:
         if other == usual:
             return usual
-        timed = [[self._seconds(way, at, half) for way in (usual, other)] for _ in range(3)]
+        timed = [[self._seconds(way, at, half) for way in (usual, other)] for _ in range(2)]
         mine, theirs = (min(column) for column in zip(*timed, strict=True))
         return other if theirs < _CLEARLY * mine else usual
 
     def _seconds(self, way: Way, at: Callable[[], Vec], half: bool) -> float:
         """Of a few hundred examples."""
-        size = min(self.examples, 4 * self.size)
+        size = min(self.examples, 2 * self.size)
         some = [cut(self.given[0], slice(0, size))] if len(self.given) == 1 else self.given[:2]
         before = self.way, self.half, self.batches, self.statistics
         self.way, self.half, self.batches = way, half, self._laid_out(some, way, half)

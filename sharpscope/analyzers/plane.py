@@ -159,8 +159,9 @@ class Plane:
         self.forward = Forward(self.problem, self.batches, refresh, self.metrics)
         middle = (0.0,) * len(self.axes)
         near = tuple(0.25 * float(axis[-1]) for axis in self.coordinates)
-        far = self.problem.example_losses(self.form(near), self.batches)[0]
-        self.forward.verify([lambda: self.form(middle), lambda: self.form(near)], [losses, far])
+        first = self.batches[:1]
+        far = self.problem.example_losses(self.form(near), first)[0]
+        self.forward.verify([lambda: self.form(middle), lambda: self.form(near)], [losses[: first[0].examples], far])
         resume = self.ask.resume
         self.keep: Keep | None = _OPENER[0](resume) if _is_path(resume) else resume
         kept = None if self.keep is None else self.keep.open(self.about())

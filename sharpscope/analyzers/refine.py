@@ -21,7 +21,8 @@ _LEAST = 8  # points of a level at least
 _RANDOM = 0.15  # of a level: points drawn at random, not where in doubt
 _ORDER = 2.0  # the doubt grows with this power of the distance to the next evaluated point
 _AROUND = 6  # evaluated points whose own errors speak for the points between them
-_SAFETY = 1.0  # calibrated, see ``refine``
+_HELD_OUT = np.array([0.4, 0.6, 1.0])  # what the largest errors of the last levels weigh in the estimate
+_SAFETY = 1.8  # calibrated, see ``refine``
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class _Grid:
     @property
     def finite(self) -> np.ndarray:
         """(n,) bool: evaluated, and a finite number."""
-        return self.known & np.isfinite(self.values)
+        return np.asarray(self.known & np.isfinite(self.values))
 
     def ask(self, points: np.ndarray) -> bool:
         """Evaluate points, and the neighbours of all that are not finite; whether all were finite."""
@@ -75,7 +76,7 @@ class _Grid:
         at = np.stack([rows, columns], axis=1)[:, None] + steps
         at = at[((at >= 0) & (at < self.shape)).all(axis=-1)]
         flat = np.unique(np.ravel_multi_index((at[:, 0], at[:, 1]), self.shape))
-        return flat[~self.known[flat]]
+        return np.asarray(flat[~self.known[flat]])
 
 
 def refine(
@@ -98,10 +99,11 @@ def refine(
     points that a level meets is outlined exactly, and interpolation never looks into it.
 
     **The error.**  Every level is held out: its points are predicted before they are evaluated, and only then join.
-    The estimate is the largest relative error of those predictions (of the level before too, halved), times a safety
-    factor.  The interpolant that is returned knows these points and is better than that; what the level did not meet
-    may be worse: the factor was calibrated on planes of trained networks so that both together balance, see
-    ``benchmarks/refine.py``.  A level that met a new region of non-finite points has no estimate (inf).
+    The estimate is the largest relative error of those predictions, or 0.6 and 0.4 times those of the two levels
+    before where that is more, times a safety factor of 1.8.  The interpolant that is returned knows these points and is
+    better than that; what the levels did not meet may be worse: the factor was calibrated on planes of trained
+    networks so that both together balance, see ``benchmarks/refine.py``.  A level that met a new region of non-finite
+    points has no estimate (inf).
 
     **Noise.**  Evaluations in low precision scatter; no interpolant gets closer to them than that.  ``noise`` is the
     largest relative error of an evaluation, as measured by comparing some with exact ones.  It is taken off
@@ -139,10 +141,11 @@ def refine(
     grid = _Grid(evaluate, alpha, beta)
     grid.ask(_coarse(grid.shape))
     floor = _floor(grid.values[grid.finite])
-    worst, history = [math.inf], []  # the largest error of every level's predictions
+    worst = [math.inf] * len(_HELD_OUT)  # the largest error of every level's predictions
+    history: list[tuple[float, float]] = []
     while True:
         guess = _guess(grid, floor)
-        error = 0.0 if grid.known.all() else _SAFETY * max(worst[-1], 0.5 * worst[-2] if len(worst) > 1 else 0.0)
+        error = 0.0 if grid.known.all() else _SAFETY * float((_HELD_OUT * worst[-3:]).max())
         history.append((float(grid.known.sum()), error))
         found = _refined(grid, guess, floor, error, tolerance + noise, history)
         show(found)
@@ -169,7 +172,7 @@ def _coarse(shape: tuple[int, int]) -> np.ndarray:
     """Flat indices of a lattice of the grid with its ends and, of odd axes, its middle."""
     along = _COARSE[0 if 1 in shape else 1]
     rows, columns = (np.unique(np.rint(np.linspace(0, n - 1, along)).astype(np.int64)) for n in shape)
-    return np.ravel_multi_index(tuple(np.stack(np.meshgrid(rows, columns, indexing="ij")).reshape(2, -1)), shape)
+    return np.add.outer(rows * shape[1], columns).ravel()
 
 
 def _floor(losses: np.ndarray) -> float:
@@ -206,16 +209,16 @@ def _level(grid: _Grid, guess: np.ndarray, floor: float, noise: float, random: n
     if len(finite) > 1:
         tree = cKDTree(grid.places[finite])
         own = np.abs(_bend(guess[finite], floor) - _bend(grid.values[finite], floor))
-        spacing = tree.query(grid.places[finite], k=2)[0][:, 1]
+        spacing = np.asarray(tree.query(grid.places[finite], k=2)[0])[:, 1]
         sharp = np.maximum(own - noise, 1e-12) / spacing**_ORDER
-        distances, around = tree.query(places, k=min(_AROUND, len(finite)))
+        distances, around = map(np.asarray, tree.query(places, k=min(_AROUND, len(finite))))
         scale, near = sharp[around].mean(axis=1), distances[:, 0]
     for point in drawn:
         near = np.minimum(near, np.linalg.norm(places - places[point], axis=1))
     while len(chosen) < size:
         chosen.append(int(np.argmax(scale * near**_ORDER)))
         near = np.minimum(near, np.linalg.norm(places - places[chosen[-1]], axis=1))
-    return unknown[np.array(chosen)]
+    return np.asarray(unknown[chosen])
 
 
 def _axis(name: str, values: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ _FLAGS = {  # what each option of `analyze` computes
     "layers": ("layers",),
     "track": ("track",),
     "sharpness": ("sharpness",),
+    "trajectory": ("trajectory",),
+    "curvature_map": ("curvature_map",),
 }
 
 
@@ -32,6 +34,10 @@ _FLAGS = {  # what each option of `analyze` computes
 @click.option("--layers", is_flag=True, help="Top eigenvalue and trace of every layer, share of eigenvectors.")
 @click.option("--track", is_flag=True, help="Top Hessian eigenvalues at every checkpoint (train --keep-checkpoints).")
 @click.option("--sharpness", is_flag=True, help="Rise of the loss: worst within rho, and mean under noise.")
+@click.option(
+    "--trajectory", is_flag=True, help="The way of the weights in its principal plane (train --record-every)."
+)
+@click.option("--curvature-map", is_flag=True, help="Both ends of the Hessian's spectrum over a coarse plane.")
 @click.option("--surface", is_flag=True, help="Filter-normalised loss surface.")
 @click.option("--ratio", is_flag=True, help="SAM-vs-SGD gradient ratio r, of every checkpoint that RUN keeps.")
 @click.option("--masks", is_flag=True, help="Overlap of the masks over training; does the last select what is sharp?")

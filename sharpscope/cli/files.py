@@ -1,13 +1,52 @@
-"""The verbs that care for the files of runs: pack, verify, prune."""
+"""The verbs that care for the files of runs: export, pack, verify, prune."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
+from sharpscope.analyses import directions_of
 from sharpscope.cli.group import command, main
-from sharpscope.store import Run, open_run, pack_run, unpack_run, verify_run
+from sharpscope.exchange.files import FORMATS, export
+from sharpscope.store import Run, load, open_run, pack_run, unpack_run, verify_run
+
+
+@main.command("export")
+@click.argument("source", metavar="RUN_OR_RESULT")
+@click.option(
+    "--result", "name", default="surface", show_default=True, help="Which of RUN, or directions (of surface)."
+)
+@click.option("--format", "kind", type=click.Choice(list(FORMATS)), help="Told by the ending of FILE, unless said.")
+@click.option("-o", "--out", required=True, metavar="FILE", help=f"Endings: {', '.join(FORMATS.values())}.")
+@click.option("--replace", is_flag=True, help="Write over a file that is there.")
+@command
+def _export(source: str, name: str, kind: str | None, out: str, replace: bool) -> None:
+    """Write a result of RUN, or one that was saved alone, for another program.
+
+    \b
+    li      files of Li et al.'s loss-landscape     csv     one row per point
+    vtk     structured grid for ParaView            netcdf  xarray, MATLAB, ...
+    html    a surface to turn in the browser
+    Example: sharpscope export runs/ssam -o surface.vts
+    Example: sharpscope export runs/ssam --result directions --format li -o directions.h5
+    """
+    alone = Path(source).is_file() and not _is_packed(source)
+    if not alone and name == "directions":
+        directions, problem = directions_of(open_run(source))
+        path = export(directions, out, kind, replace=replace, problem=problem)
+    else:
+        path = export(load(source) if alone else open_run(source).results[name], out, kind, replace=replace)
+    click.echo(f"{path}: {path.stat().st_size:,} B")
+
+
+def _is_packed(path: str) -> bool:
+    try:
+        open_run(path)
+    except ValueError:
+        return False
+    return True
 
 
 @main.command("pack")

@@ -27,6 +27,7 @@ def main() -> None:
     sharpscope figures RUN --out figures                draw them
     sharpscope show RUN                                 what a run holds
     sharpscope show --table RUNS...                     many runs side by side
+    sharpscope export RUN -o FILE                       a surface for ParaView, a browser, loss-landscape, ...
     sharpscope pack | verify | prune RUN                one file of it; look for damage; remove old checkpoints
     sharpscope reproduce RECIPES                        tables and figures of the papers
     """

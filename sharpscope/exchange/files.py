@@ -12,6 +12,7 @@ from sharpscope.analyzers.trajectory import Trajectory
 from sharpscope.exchange.li import write_li_directions, write_li_surface, write_li_trajectory
 from sharpscope.exchange.table import write_csv
 from sharpscope.exchange.vtk import write_vtk
+from sharpscope.plots.interactive import interactive
 from sharpscope.results import Result
 from sharpscope.store import write_bytes
 
@@ -73,8 +74,8 @@ def _li(result: Result | Directions, path: Any, replace: bool, options: dict[str
     if isinstance(result, Trajectory):
         return write_li_trajectory(result, path, replace=replace, **options)
     raise TypeError(
-        f"export got a {type(result).__name__} for the format 'li', expected a Surface, Line, Trajectory or Directions: "
-        f"choose another format"
+        f"export got a {type(result).__name__} for the format 'li', expected a Surface, Line, Trajectory or "
+        f"Directions: choose another format"
     )
 
 
@@ -89,7 +90,5 @@ def _netcdf(result: Result, path: Path, replace: bool) -> Path:
 
 
 def _html(result: Surface, path: Path, replace: bool, options: dict[str, Any]) -> Path:
-    from sharpscope.plots.interactive import interactive
-
     write_bytes(path, interactive(result, **options).encode(), replace)
     return path

@@ -2,16 +2,16 @@
 
 Their HDF5 files have no attributes and no names of parameters.  What is stored (read off that code):
 
-============  ===========================================================================================================
+============  =========================================================================================================
 file          content
-============  ===========================================================================================================
-directions    groups ``xdirection`` and ``ydirection`` with members "0", "1", ... in the order of ``model.parameters()``
+============  =========================================================================================================
+directions    groups ``xdirection``, ``ydirection`` with members "0", "1", ... in the order of ``model.parameters()``
               (``dir_type=weights``) or of ``model.state_dict()`` (``dir_type=states``); for principal directions also
               ``explained_variance_ratio_`` (2,)
-surface       ``xcoordinates`` (nx,), ``ycoordinates`` (ny,) of a plane, ``train_loss``, ``train_acc`` (percent) and more of
-              shape (nx,) or (nx, ny), ``dir_file``; -1 = not evaluated
+surface       ``xcoordinates`` (nx,), ``ycoordinates`` (ny,) of a plane, ``train_loss``, ``train_acc`` (percent) and
+              more of shape (nx,) or (nx, ny), ``dir_file``; -1 = not evaluated
 trajectory    ``proj_xcoord``, ``proj_ycoord`` (n,)
-============  ===========================================================================================================
+============  =========================================================================================================
 
 The arrays of a plane are declared (nx, ny) but addressed by the flat index of ``numpy.meshgrid(x, y)``, which is
 row by row (ny, nx): the value at (x[j], y[i]) is ``data.ravel()[i * nx + j]``.  On square grids this looks like a

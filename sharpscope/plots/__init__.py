@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sharpscope.analyzers.curvature import Curvature
+from sharpscope.analyzers.curvature_map import CurvatureMap
 from sharpscope.analyzers.density import Density
 from sharpscope.analyzers.masks import MaskOverlap
 from sharpscope.analyzers.profile import MaskProfile
@@ -26,13 +27,16 @@ from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Line, Surface
 from sharpscope.analyzers.track import Track
 from sharpscope.convergence import Convergence
+from sharpscope.analyzers.trajectory import Trajectory
 from sharpscope.history import History
 from sharpscope.plots.compare import lines, ratio_courses, ratio_histograms, spectra, surfaces, training_curves
 from sharpscope.plots.compare_masks import mask_overlaps, mask_profiles
 from sharpscope.plots.curvature import curvatures, draw_curvature, draw_track, tracks
+from sharpscope.plots.curvature_map import curvature_maps, draw_curvature_map
 from sharpscope.plots.density import densities, draw_spectral_density
 from sharpscope.plots.files import save_figure
 from sharpscope.plots.history import draw_history
+from sharpscope.plots.interactive import interactive
 from sharpscope.plots.masks import draw_masks
 from sharpscope.plots.profile import draw_profile
 from sharpscope.plots.ratio import draw_ratio, draw_series
@@ -41,15 +45,18 @@ from sharpscope.plots.spectrum import draw_spectrum
 from sharpscope.plots.style import STYLE, method_styles, prepare
 from sharpscope.plots.surface import draw_line, draw_surface
 from sharpscope.plots.theory import convergences, draw_convergence
+from sharpscope.plots.trajectory import draw_trajectory, trajectories
 from sharpscope.results import Result, draw_with
 
 __all__ = [
     "STYLE",
     "convergences",
+    "curvature_maps",
     "curvatures",
     "densities",
     "draw_convergence",
     "draw_curvature",
+    "draw_curvature_map",
     "draw_history",
     "draw_line",
     "draw_masks",
@@ -61,6 +68,8 @@ __all__ = [
     "draw_spectrum",
     "draw_surface",
     "draw_track",
+    "draw_trajectory",
+    "interactive",
     "lines",
     "mask_overlaps",
     "mask_profiles",
@@ -73,6 +82,7 @@ __all__ = [
     "spectra",
     "surfaces",
     "tracks",
+    "trajectories",
     "training_curves",
 ]
 
@@ -83,7 +93,9 @@ _DRAWINGS: dict[type[Result], tuple[Callable[..., Axes], Callable[..., Figure], 
     Density: (draw_spectral_density, densities, (4.4, 2.8)),
     Curvature: (draw_curvature, curvatures, (7.0, 2.8)),
     Track: (draw_track, tracks, (3.8, 2.7)),
+    CurvatureMap: (draw_curvature_map, curvature_maps, (3.8, 3.1)),
     Line: (draw_line, lines, (3.8, 2.7)),
+    Trajectory: (draw_trajectory, trajectories, (3.8, 3.1)),
     GradientRatio: (draw_ratio, ratio_histograms, (4.8, 2.8)),
     RatioSeries: (draw_series, ratio_courses, (4.8, 2.8)),
     MaskOverlap: (draw_masks, mask_overlaps, (3.8, 3.1)),
@@ -112,7 +124,8 @@ def plot(result: Result | Mapping[str, Result], ax: Axes | None = None, **option
     if ax is not None:
         return draw(ax, result, **options)
     with _new_figure(_SIZES.get(options.get("view", ""), size)) as figure:
-        return draw(prepare(figure.subplots()), result, **options)
+        kind = {"projection": "3d"} if options.get("view") == "3d" else {}
+        return draw(prepare(figure.add_subplot(**kind)), result, **options)
 
 
 def _compare(results: Mapping[str, Result], ax: Axes | None, options: dict[str, Any]) -> Axes:

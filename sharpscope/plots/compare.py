@@ -18,9 +18,10 @@ from sharpscope.analyzers.surface import Line, Surface
 from sharpscope.history import History
 from sharpscope.plots.history import TEST_ERROR, finite, loss_axis, time_axis
 from sharpscope.plots.ratio import COORDINATES, draw_histogram, histogram_limits, r_label
+from sharpscope.plots.scale import add_colorbar, loss_scale
 from sharpscope.plots.spectrum import EIGENVALUE, ERROR_BAR
 from sharpscope.plots.style import DOUBLE_COLUMN, INK, SINGLE_COLUMN, canvas, method_styles, plain, prepare, styled
-from sharpscope.plots.surface import add_colorbar, draw_line, draw_surface, loss_scale
+from sharpscope.plots.surface import draw_line, draw_surface
 
 __all__ = ["lines", "ratio_courses", "ratio_histograms", "spectra", "surfaces", "training_curves"]
 
@@ -141,33 +142,39 @@ def surfaces(
     vmin: float | None = None,
     vmax: float | None = None,
     levels: int = 32,
+    log: bool = True,
+    view: str = "contour",
+    points: bool | None = None,
     columns: int = 3,
     figure: Figure | None = None,
 ) -> Figure:
-    """Draw loss surfaces side by side on one logarithmic colour scale with one colour bar.
+    """Draw loss surfaces side by side on one colour scale with one colour bar.
 
-    ``vmin``/``vmax`` (loss) clip the colours; at most ``columns`` panels stand in a row.  Returns the figure.  Raises
+    Options are those of ``draw_surface``; at most ``columns`` panels stand in a row.  Returns the figure.  Raises
     ValueError for an empty mapping, a surface under 2 x 2 points or vmin >= vmax.
 
     >>> surfaces({"SGD": surface_sgd, "SAM": surface_sam}, vmax=10.0)  # doctest: +SKIP
     """
     _some(surfaces, "surfaces")
-    scale = loss_scale(list(surfaces.values()), vmin=vmin, vmax=vmax, levels=levels)
+    scale = loss_scale(list(surfaces.values()), vmin=vmin, vmax=vmax, levels=levels, log=log)
+    flat = view != "3d"
     tall = -(-len(surfaces) // max(1, columns))
     wide = -(-len(surfaces) // tall)
     ragged = len(surfaces) < wide * tall
     around = 1.1 + 0.27 * wide
     panel = min((DOUBLE_COLUMN - around) / wide, 2.5)
     figure = canvas(panel * wide + around, (panel + 0.28) * tall + 0.42 + 0.4 * ragged, figure)
-    grid = figure.subplots(tall, wide, sharex=True, sharey=True, squeeze=False)
+    shared: dict[str, Any] = {"sharex": True, "sharey": True} if flat else {"subplot_kw": {"projection": "3d"}}
+    grid = figure.subplots(tall, wide, squeeze=False, **shared)
     axes = list(grid.ravel())
     for ax, (label, surface) in zip(axes, surfaces.items(), strict=False):
         title = f"{label}  (centre {plain(surface.center)})"
-        draw_surface(prepare(ax), surface, scale=scale, colorbar=False, title=title)
-        ax.label_outer()
+        draw_surface(prepare(ax), surface, scale=scale, colorbar=False, title=title, view=view, points=points)
+        if flat:
+            ax.label_outer()
     for ax in axes[len(surfaces) :]:
         ax.set_axis_off()
-    if ragged:  # the panels above a gap need their own labels; give them to the whole row
+    if ragged and flat:  # the panels above a gap need their own labels; give them to the whole row
         for ax in axes[-2 * wide : -wide]:
             ax.tick_params(labelbottom=True)
             ax.set_xlabel(axes[len(surfaces) - 1].get_xlabel())

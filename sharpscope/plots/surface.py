@@ -1,90 +1,30 @@
 """Loss surfaces and lines.
 
 A surface keeps its raw values; only the drawing clips.  Losses span many decades, so colours are spaced by the
-logarithm: on a linear scale the basin would be one flat colour.  A loss that is not positive is shifted by an offset
-that the colour bar states.  Three kinds of cells look different: coloured, clipped (beyond the ends of the colour
-bar) and not finite (grey, hatched).
+logarithm unless asked otherwise: on a linear scale the basin would be one flat colour.  A loss that is not positive is
+shifted by an offset that the colour bar states.  Four kinds of cells look different: coloured, clipped (beyond the ends
+of the colour bar, dotted), not finite (grey, hatched) and missing (white).  Where some points are interpolated, small
+dots mark those that were evaluated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Colormap, LogNorm
+from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from sharpscope.analyzers.directions import unit_of
-from sharpscope.analyzers.surface import Line, Surface
-from sharpscope.plots.style import GREY, INK, PALETTE, axes_figure, plain, prepare, say, styled
+from sharpscope.analyzers.surface import MISSING, Line, Surface
+from sharpscope.analyzers.trajectory import Trajectory
+from sharpscope.plots.relief import draw_relief
+from sharpscope.plots.scale import LossScale, add_colorbar, loss_scale
+from sharpscope.plots.style import GREY, INK, PALETTE, plain, say, styled
+from sharpscope.plots.trajectory import check_plane, draw_way, explained_texts
 
-__all__ = ["LossScale", "add_colorbar", "draw_line", "draw_surface", "loss_scale"]
-
-
-@dataclass(frozen=True, eq=False)
-class LossScale:
-    """One logarithmic colour scale for one or many surfaces; ``norm`` and ``levels`` apply to loss + ``offset``."""
-
-    norm: LogNorm
-    levels: np.ndarray  # (n,) float64, ascending, ends at the ends of the norm
-    offset: float  # added to the loss before the logarithm, 0 where every loss is positive
-    extend: str  # "neither", "min", "max" or "both": the side on which finite values are clipped
-    empty: bool  # True where no value is finite
-
-    @property
-    def label(self) -> str:
-        """Text of the colour bar."""
-        return f"loss + {self.offset:.3g} (log scale)" if self.offset else "loss (log scale)"
-
-    @property
-    def colors(self) -> Colormap:
-        """Viridis, with ends of their own for clipped values."""
-        return colormaps["viridis"].with_extremes(over="#fffbd0", under="#16001f", bad=(0, 0, 0, 0))
-
-    @property
-    def ticks(self) -> np.ndarray:
-        """Round values inside the scale: decades, 1-2-5 steps or equal steps, whichever gives a handful."""
-        low, high = float(self.levels[0]), float(self.levels[-1])
-        powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-        for steps in ([1.0], [1.0, 3.0], [1.0, 2.0, 5.0]):
-            ticks = np.sort(np.outer(steps, 10.0**powers).ravel())
-            ticks = ticks[(ticks >= low * (1 - 1e-9)) & (ticks <= high * (1 + 1e-9))]
-            if len(ticks) >= 4:
-                return np.asarray(ticks[:: -(-len(ticks) // 8)])
-        even = np.asarray(MaxNLocator(5).tick_values(low, high))
-        return even[(even >= low) & (even <= high)]
-
-
-def loss_scale(
-    surfaces: Sequence[Surface], *, vmin: float | None = None, vmax: float | None = None, levels: int = 32
-) -> LossScale:
-    """The colour scale over all finite values of these surfaces, or from ``vmin`` to ``vmax`` (loss) where given.
-
-    Raises ValueError where ``vmin`` is not below ``vmax``.
-
-    >>> scale = loss_scale([sgd, sam], vmax=10.0)  # doctest: +SKIP
-    """
-    parts = [np.asarray(surface.loss, dtype=np.float64) for surface in surfaces]
-    finite = np.concatenate([part[np.isfinite(part)] for part in parts] or [np.empty(0)])
-    empty = not finite.size
-    least, most = (1.0, 10.0) if empty else (float(finite.min()), float(finite.max()))
-    low, high = least if vmin is None else float(vmin), most if vmax is None else float(vmax)
-    if not low <= high or (vmin is not None and vmax is not None and low == high):
-        raise ValueError(f"the colour scale got vmin={low:g} and vmax={high:g}; expected vmin < vmax")
-    offset = 0.0 if low > 0 else -low + (1e-3 * (high - low) or 1.0)
-    bottom, top = low + offset, high + offset
-    if top <= bottom * (1 + 1e-9):
-        bottom, top = bottom / 1.05, top * 1.05
-    clipped = (least < low, most > high)
-    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[clipped]
-    return LossScale(LogNorm(bottom, top), np.geomspace(bottom, top, levels), offset, extend, empty)
+__all__ = ["draw_line", "draw_surface"]
 
 
 @styled
@@ -92,45 +32,85 @@ def draw_surface(
     ax: Axes,
     surface: Surface,
     *,
+    view: str = "contour",
     scale: LossScale | None = None,
     vmin: float | None = None,
     vmax: float | None = None,
     levels: int = 32,
+    log: bool = True,
     colorbar: bool = True,
+    points: bool | None = None,
+    trajectory: Trajectory | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Draw a loss surface as filled contours on a logarithmic scale, its centre marked with a cross.
+    """Draw a loss surface as filled contours, its centre marked with a cross, or as a relief (``view="3d"``).
 
-    ``scale`` shares colours with other surfaces; otherwise ``vmin``/``vmax`` (loss) clip the colours and ``levels``
-    sets their number.  Returns the axes.  Raises ValueError for fewer than 2 x 2 points or vmin >= vmax.
+    Args:
+        ax: axes, three-dimensional ones for "3d".
+        surface: what to draw.
+        view: "contour" or "3d".
+        scale: shares colours with other surfaces.
+        vmin: the loss at the lower end of the colours; the smallest if None.
+        vmax: the loss at their upper end; values beyond are clipped and dotted.
+        levels: number of colours.
+        log: colours (and heights) by the logarithm of the loss.
+        colorbar: draw one.
+        points: small dots where the model was evaluated; None draws them where other points are interpolated.
+        trajectory: weights along training in the coordinates of this plane; the larger a marker, the farther from it.
+        title: instead of the loss at the centre.
+
+    Returns the axes.  Raises ValueError for fewer than 2 x 2 points, vmin >= vmax, another view, and a trajectory over
+    other directions.
 
     >>> draw_surface(ax, surface(problem), vmax=20.0)  # doctest: +SKIP
     """
     if min(surface.loss.shape) < 2:
         shape = " x ".join(map(str, surface.loss.shape))
         raise ValueError(f"a surface drawing got {shape} points; expected at least 2 x 2, use resolution=2 or more")
-    scale = loss_scale([surface], vmin=vmin, vmax=vmax, levels=levels) if scale is None else scale
+    if view not in ("contour", "3d"):
+        raise ValueError(f"view= got {view!r}; expected 'contour' or '3d'")
+    if trajectory is not None:
+        check_plane(trajectory, surface)
+    scale = loss_scale([surface], vmin=vmin, vmax=vmax, levels=levels, log=log) if scale is None else scale
+    if view == "3d":
+        draw_relief(ax, surface, scale, trajectory)
+    else:
+        _draw_plane(ax, surface, scale, points, trajectory)
+    texts = [unit_of(surface.directions)] * 2 if trajectory is None else explained_texts(trajectory)
+    ax.set_xlabel(rf"$\alpha$ ({texts[0]})")
+    ax.set_ylabel(rf"$\beta$ ({texts[1]})")
+    ax.set_title(f"centre loss {plain(surface.center)}" if title is None else title)
+    if colorbar and not scale.empty:
+        add_colorbar([ax], scale)
+    return ax
+
+
+def _draw_plane(
+    ax: Axes, surface: Surface, scale: LossScale, points: bool | None, trajectory: Trajectory | None
+) -> None:
     alpha, beta = np.asarray(surface.alpha), np.asarray(surface.beta)
     values = np.ma.masked_invalid(np.asarray(surface.loss, dtype=np.float64) + scale.offset)
     if values.mask.any():
         box = (alpha[0], beta[0]), float(np.ptp(alpha)), float(np.ptp(beta))
         ax.add_patch(Rectangle(*box, facecolor="#e4e4e4", edgecolor=GREY, hatch="//////", linewidth=0, zorder=0.5))
+        gone = np.zeros(values.shape, bool) if surface.status is None else surface.status == MISSING
+        white = ListedColormap(["white"])
+        ax.pcolormesh(alpha, beta, np.ma.masked_where(~gone, gone), cmap=white, shading="nearest", zorder=0.6)
     if values.count():
-        _contours(ax, alpha, beta, np.ma.maximum(values, np.finfo(float).tiny), scale)
+        lowest = np.finfo(float).tiny if scale.log else -np.inf
+        _contours(ax, alpha, beta, np.ma.maximum(values, lowest), scale)
     else:
         say(ax, "no finite loss")
+    if (~surface.evaluated).any() if points is None else points:
+        i, j = np.nonzero(surface.evaluated)
+        ax.plot(alpha[j], beta[i], ".", color="black", markersize=1.6, markeredgewidth=0, alpha=0.8, zorder=2.5)
     ax.plot([0.0], [0.0], marker="P", markersize=6, color="white", markeredgecolor="black", markeredgewidth=0.7)
-    unit = unit_of(surface.directions)
-    ax.set_xlabel(rf"$\alpha$ ({unit})")
-    ax.set_ylabel(rf"$\beta$ ({unit})")
     ax.set_xlim(alpha[0], alpha[-1])
     ax.set_ylim(beta[0], beta[-1])
     if 1 / 3 <= np.ptp(beta) / np.ptp(alpha) <= 3:
         ax.set_aspect("equal")
-    ax.set_title(f"centre loss {plain(surface.center)}" if title is None else title)
-    if colorbar and not scale.empty:
-        add_colorbar([ax], scale)
-    return ax
+    if trajectory is not None:
+        draw_way(ax, trajectory, light=True)
 
 
 def _contours(ax: Axes, alpha: np.ndarray, beta: np.ndarray, values: np.ma.MaskedArray, scale: LossScale) -> None:
@@ -138,37 +118,14 @@ def _contours(ax: Axes, alpha: np.ndarray, beta: np.ndarray, values: np.ma.Maske
     filled = ax.contourf(alpha, beta, values, levels=scale.levels, zorder=1, **options)
     filled.set_edgecolor("face")  # closes the hairlines that PDF viewers show between neighbouring colours
     filled.set_linewidth(0.2)
+    for low, high in ((float(scale.levels[-1]), float(values.max())), (float(values.min()), float(scale.levels[0]))):
+        if high - low > 1e-9 * abs(high):
+            clipped = ax.contourf(alpha, beta, values, levels=[low, high], colors="none", hatches=["...."], zorder=1.5)
+            clipped.set_edgecolor(GREY)
+            clipped.set_linewidth(0.0)
     lines = [tick for tick in scale.ticks if values.min() < tick < values.max()]
     if lines:
         ax.contour(alpha, beta, values, levels=lines, colors="white", linewidths=0.5, alpha=0.75, zorder=2)
-
-
-def add_colorbar(axes: Sequence[Axes], scale: LossScale) -> Colorbar:
-    """Add one colour bar for all these axes: round ticks, pointed ends where values are clipped."""
-    mappable = ScalarMappable(norm=scale.norm, cmap=scale.colors)
-    bar = axes_figure(axes[0]).colorbar(
-        mappable,
-        ax=list(axes),
-        extend=scale.extend,
-        ticks=FixedLocator(list(scale.ticks)),
-        format=FuncFormatter(_tick_text),
-        pad=0.02,
-        fraction=0.05,
-        aspect=22.0 if len(axes) <= 3 else 40.0,
-    )
-    bar.set_label(scale.label)
-    bar.minorlocator = NullLocator()
-    prepare(bar.ax)
-    bar.outline.set_linewidth(0.6)
-    return bar
-
-
-def _tick_text(value: float, _: int | None = None) -> str:
-    if 1e-3 <= value < 1e4:
-        return f"{value:.6g}"
-    power = int(np.floor(np.log10(value) + 1e-9))
-    front = value / 10.0**power
-    return rf"$10^{{{power}}}$" if abs(front - 1) < 1e-6 else rf"${front:.3g}\cdot 10^{{{power}}}$"
 
 
 @styled

@@ -102,7 +102,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="weights at step 20 that are not finite, expected numbers"):
         trajectory(problem, broken, directions)
     other = Problem(nn.Linear(3, 2).double(), nn.MSELoss(), (torch.randn(5, 3), torch.randn(5, 2)))
-    with pytest.raises(ValueError, match="trajectory got directions .* make them for this architecture"):
+    with pytest.raises(ValueError, match=r"trajectory got directions .* make them for this architecture"):
         trajectory(problem, walk(problem), random_directions(other))
     with pytest.raises(ValueError, match="other weights got"):
         trajectory(problem, walk(other), directions)

@@ -233,17 +233,17 @@ def test_directions_that_move_buffers_are_refused(problem: Problem, tmp_path: Pa
     place = list(problem.model.state_dict()).index("norm.running_var")
     with h5py.File(path, "r+") as file:
         file[f"xdirection/{place}"][:] = 1.0
-    with pytest.raises(StoreError, match="moves norm.running_var, expected zeros for what is no trainable parameter"):
+    with pytest.raises(StoreError, match=r"moves norm.running_var, expected zeros for what is no trainable parameter"):
         read_li_directions(path, problem)
 
 
 def test_foreign_and_broken_files(problem: Problem, tmp_path: Path) -> None:
     plane = surface(problem, (4, 3))
     good = write_li_surface(plane, tmp_path / "s.h5")
+    other = tmp_path / "one.h5"
+    with h5py.File(other, "w") as file:
+        file["train_loss"] = np.ones(3)
     with pytest.raises(StoreError, match="got no group xdirection but train_loss"):
-        other = tmp_path / "one.h5"
-        with h5py.File(other, "w") as file:
-            file["train_loss"] = np.ones(3)
         read_li_directions(other, problem)
     with pytest.raises(StoreError, match="expected xcoordinates and train_loss"):
         read_li_surface(other)

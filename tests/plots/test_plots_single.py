@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from sharpscope import plots
 from sharpscope.plots.layers import layer_blocks
 from sharpscope.plots.masks import mask_axis
+from sharpscope.plots.scale import loss_scale
 from sharpscope.plots.style import with_error
-from sharpscope.plots.surface import loss_scale
 
 
 @pytest.fixture(autouse=True)

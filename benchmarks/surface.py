@@ -1,0 +1,158 @@
+"""``make bench-surface``: loss surfaces of a ResNet-20 trained on CIFAR-10, beside the plain loop and loss-landscapes.
+
+``python -m benchmarks.surface points`` runs one part: points, plane, memory.  The plain loop is what Li et al.'s tool
+runs at a point: a DataLoader over tensors, default layout, batches of 128, eval mode, no gradients.  Times are
+processor seconds of one thread, which other programs disturb least.
+"""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import sharpscope as ss
+from benchmarks.curvature import say, tensors, trained
+from benchmarks.report import medians, write
+from sharpscope.analyses import problem_of
+from sharpscope.analyzers.plane import Ask, Plane
+
+GRID = np.linspace(-1.0, 1.0, 51)
+
+MEMORY = """
+import re, torch, sharpscope as ss
+from pathlib import Path
+
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+torch.set_num_threads(1)
+model = torch.nn.Sequential(*[torch.nn.Linear(1000, 1000, bias=False) for _ in range(16)])
+problem = ss.Problem(model, torch.nn.MSELoss(), (torch.ones(4, 1000), torch.ones(4, 1000)))
+small = torch.nn.Sequential(torch.nn.Linear(4, 4))
+ss.surface(ss.Problem(small, torch.nn.MSELoss(), (torch.ones(4, 4), torch.ones(4, 4))), 3)
+problem.loss()
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = kilobytes("VmRSS")
+ss.surface(problem, 3)
+print((kilobytes("VmHWM") - before) * 1024 / (4 * problem.size))
+"""
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def plain_loop(problem: ss.Problem) -> Callable[[], float]:
+    """The loss at one point as Li et al.'s tool computes it."""
+    loader = DataLoader(TensorDataset(*tensors(problem)), batch_size=128)
+    model, loss = copy.deepcopy(problem.model).eval(), nn.CrossEntropyLoss()
+
+    def point() -> float:
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for x, y in loader:
+                total += loss(model(x), y).item() * len(x)
+                count += len(x)
+        return total / count
+
+    return point
+
+
+def loss_landscapes_point(problem: ss.Problem) -> Callable[[], float]:
+    """Seconds per point of a small plane of the package loss-landscapes."""
+    import loss_landscapes
+    from loss_landscapes.metrics import Loss
+
+    x, y = tensors(problem)
+    metric = Loss(nn.CrossEntropyLoss(), x, y)
+
+    def point() -> float:
+        with torch.no_grad():
+            model = copy.deepcopy(problem.model).eval()
+            return seconds(lambda: loss_landscapes.random_plane(model, metric, 1.0, 2, "filter", True)) / 4
+
+    return point
+
+
+def plane_of(problem: ss.Problem, precision: str) -> Plane:
+    ask = Ask("surface", "filter", 0, precision, None, None, "eval", None, 0.05, "fastest", None)
+    return Plane(problem, ask, (GRID, GRID))
+
+
+def outside(plane: Plane, points: int = 8) -> float:
+    """Share of a point's time that is not spent in the model's forward."""
+    model = plane.forward.folded if plane.forward.way.folded else plane.forward.model
+    assert model is not None
+    spent, forward = [0.0], model.forward
+
+    def timed(*args: Any) -> Any:
+        began = time.process_time()
+        try:
+            return forward(*args)
+        finally:
+            spent[0] += time.process_time() - began
+
+    model.forward = timed  # type: ignore[method-assign]
+    whole = seconds(lambda: [plane.row(plane.at(100 + index)) for index in range(points)])
+    model.forward = forward  # type: ignore[method-assign]
+    return 1.0 - spent[0] / whole
+
+
+def points(problem: ss.Problem) -> list[dict[str, str]]:
+    """Seconds per point, in turn."""
+    say("planes")
+    planes = {name: plane_of(problem, name) for name in ("float32", "bfloat16")}
+    loop, at = plain_loop(problem), planes["float32"].at(777)
+    found = medians(
+        {
+            "plain": lambda: seconds(loop),
+            "loss-landscapes": loss_landscapes_point(problem),
+            **{name: lambda plane=plane: seconds(lambda: plane.row(at)) for name, plane in planes.items()},
+        },
+        runs=7,
+        warm=1,
+    )
+    say(f"seconds per point: {found}")
+    exact = abs(planes["float32"].center[0] / loop() - 1.0)
+    error = planes["bfloat16"].compared()
+    shares = {name: outside(plane) for name, plane in planes.items()}
+    how = {name: plane.how for name, plane in planes.items()}
+    rows = [
+        ("float32 per point / plain loop", "<= 0.52", found["float32"] / found["plain"], how["float32"]),
+        ("float32 per point / loss-landscapes", "", found["float32"] / found["loss-landscapes"], ""),
+        ("its loss at the centre, relative distance to the plain loop", "", exact, ""),
+        ("bfloat16 per point / plain loop", "<= 0.20", found["bfloat16"] / found["plain"], how["bfloat16"]),
+        ("its stated error: largest, 95 %", "", error[0], f"95 %: {error[1]:.2g}, {error[2]} points"),
+        ("float32: share of time outside the forward pass", "<= 0.03", shares["float32"], ""),
+        ("bfloat16: share of time outside the forward pass", "<= 0.03", shares["bfloat16"], ""),
+        ("plain loop, seconds per point", "", found["plain"], ""),
+    ]
+    return [{"measure": a, "reach": b, "measured": f"{c:.3g}", "note": d} for a, b, c, d in rows]
+
+
+def memory() -> list[dict[str, str]]:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    return [{"measure": "memory beyond model, data and activations, copies of the weights", "reach": "<= 4",
+             "measured": f"{float(done.stdout):.2f}", "note": "16 M weights, 4 examples"}]  # fmt: skip
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    problem, asked = problem_of(trained(), 1000), sys.argv[1:] or ["points", "memory"]
+    rows = [row for part in asked for row in (points(problem) if part == "points" else memory())]
+    write("surface", rows, ("loss-landscapes",))
+
+
+if __name__ == "__main__":
+    main()
