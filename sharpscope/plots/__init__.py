@@ -26,8 +26,8 @@ from sharpscope.analyzers.sharpness import Sharpness
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Line, Surface
 from sharpscope.analyzers.track import Track
-from sharpscope.convergence import Convergence
 from sharpscope.analyzers.trajectory import Trajectory
+from sharpscope.convergence import Convergence
 from sharpscope.history import History
 from sharpscope.plots.compare import lines, ratio_courses, ratio_histograms, spectra, surfaces, training_curves
 from sharpscope.plots.compare_masks import mask_overlaps, mask_profiles
