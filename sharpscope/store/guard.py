@@ -78,7 +78,7 @@ def read_branch(
     attributes = read_attributes(group.id, where)
     with Sums(sum_of(attributes)) as sums:
         walk = _Walk(where, group.file, limit, sums)
-        walk.meet(group.id, "")
+        walk.meet(h5py.h5o.get_info(group.id).addr, "")
         branch = walk.branch(group.id, "", 0, attributes, takes)
     if walk.said:
         raise StoreError(
@@ -92,7 +92,8 @@ def checked_child(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py
     raw = name.encode()
     if not group.id.links.exists(raw):
         return None
-    found = _Walk(where, group.file, 0, None).open(group.id, raw, name)
+    link = group.id.links.get_info(raw)
+    found = _Walk(where, group.file, 0, None).open(group.id, name, link.type, link.u, name)
     return h5py.Group(found) if isinstance(found, h5py.h5g.GroupID) else h5py.Dataset(found)
 
 
@@ -138,21 +139,19 @@ class _Walk:
     def refuse(self, path: str, got: str, expected: str) -> StoreError:
         return _refusal(self.where, path, got, expected)
 
-    def open(self, group: h5py.h5g.GroupID, raw: bytes, path: str) -> Object:
-        """Open one child through its hard link."""
-        link = group.links.get_info(raw)
-        if link.type != h5py.h5l.TYPE_HARD:
+    def open(self, group: h5py.h5g.GroupID, name: str, link: int, address: Any, path: str) -> Object:
+        """Open one child through its hard link, which says where the object is."""
+        if link != h5py.h5l.TYPE_HARD:
             raise self.refuse(
-                path, LINK_NAMES.get(link.type, "a user-defined link"), "groups and datasets of this file itself"
+                path, LINK_NAMES.get(link, "a user-defined link"), "groups and datasets of this file itself"
             )
-        found = h5py.h5o.open(group, raw)
-        if not isinstance(found, h5py.h5g.GroupID | h5py.h5d.DatasetID):
+        self.meet(address, path)
+        found = h5py.h5o.open(group, name.encode())
+        if not isinstance(found, Object):
             raise self.refuse(path, "a committed datatype", "groups and datasets")
-        self.meet(found, path)
         return found
 
-    def meet(self, target: Object, path: str) -> None:
-        address = h5py.h5o.get_info(target).addr
+    def meet(self, address: Any, path: str) -> None:
         if address in self.met:
             raise self.refuse(path, "a second hard link to the same object", "every object once")
         self.met.add(address)
@@ -167,14 +166,14 @@ class _Walk:
     ) -> Branch:
         if depth > DEPTH:
             raise self.refuse(path[:80], f"more than {DEPTH} levels of groups", "fewer")
-        names = [raw.decode() for raw in group]
-        if depth == 0 and ATTRIBUTES in names:
-            self.listen(self.open(group, ATTRIBUTES.encode(), f"/{ATTRIBUTES}"))
-            names.remove(ATTRIBUTES)
+        links: dict[str, tuple[int, Any]] = {}
+        group.links.iterate(lambda raw, link: links.update({raw.decode(): (link.type, link.u)}), info=True)
+        if depth == 0 and ATTRIBUTES in links:
+            self.listen(self.open(group, ATTRIBUTES, *links.pop(ATTRIBUTES), f"/{ATTRIBUTES}"))
         children: dict[str, Node] = {}
-        for name in filter(takes, names) if depth == 0 else names:
+        for name in filter(takes, links) if depth == 0 else links:
             place = f"{path}/{name}"
-            target = self.open(group, name.encode(), place)
+            target = self.open(group, name, *links[name], place)
             own = self.attributes(target, place)
             if isinstance(target, h5py.h5g.GroupID):
                 children[name] = self.branch(target, place, depth + 1, own)
