@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sharpscope.analyzers.spectrum import Spectrum, spectrum
-from sharpscope.operators import Operator
+from sharpscope.operators import Operator, hessian
 from sharpscope.problem import Problem
 from sharpscope.results import Result
 
@@ -47,7 +47,8 @@ def track(
     """The k largest eigenvalues at every step of a training, each certified as by ``spectrum``.
 
     Args:
-        problems: ``{step: problem}``, or pairs of them in order; of an iterator, one problem is held at a time.
+        problems: ``{step: problem}``, or pairs of them in order; of an iterator, one problem is held at a time.  How
+            products are computed is chosen at the first step, for all.
         k: how many eigenvalues.
         tol: relative residual; at 1e-2 an eigenvalue is off by about 1e-4.
         seed: of the starting vectors.
@@ -65,6 +66,8 @@ def track(
     rows: list[tuple[int, np.ndarray, np.ndarray, int]] = []
     last: Spectrum | None = None
     for step, problem in problems.items() if isinstance(problems, Mapping) else problems:
+        if isinstance(problem, Problem):  # one choice of how products are computed, for all steps
+            problem = hessian(problem, mode=last.how if last else "auto")
         last = spectrum(problem, k, tol, seed, vectors=warm, start=last if warm else None, progress=progress)
         rows.append((int(step), last.eigenvalues, last.residuals, last.products))
     if last is None:

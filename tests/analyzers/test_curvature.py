@@ -104,6 +104,18 @@ def test_track_agrees_with_cold_starts_and_is_cheaper() -> None:
         track({})
 
 
+def test_track_chooses_how_products_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def spy(problem: Problem, *, mode: str) -> Operator:
+        asked.append(mode)
+        return hessian(problem, mode="double-backward" if mode == "auto" else mode)
+
+    monkeypatch.setattr("sharpscope.analyzers.track.hessian", spy)
+    track((step, net()[1]) for step in range(3))
+    assert asked == ["auto", "double-backward", "double-backward"]
+
+
 @pytest.mark.parametrize("tool", ["pyhessian", "curvlinops"])
 def test_cross_check(tool: str) -> None:
     pytest.importorskip(tool)
