@@ -42,8 +42,7 @@ def problem_of(run: Run, examples: int | None = None, step: int | None = None) -
     images = experiment.images()
     network = experiment.network(images)
     network.load_state_dict(run.checkpoint(step)["model"])
-    inputs, targets = images.train
-    return Problem(network, nn.CrossEntropyLoss(), (inputs[:examples], targets[:examples]))
+    return Problem(network, nn.CrossEntropyLoss(), images.reference(examples))
 
 
 def _last_step(run: Run) -> int:

@@ -71,7 +71,7 @@ def demo(
     base = dataclasses.replace(
         plan.experiment, root=root, settings=dataclasses.replace(plan.experiment.settings, seed=seed)
     )
-    found = len(dataclasses.replace(base, train=None).images().train_targets)  # missing data is told before all else
+    found = dataclasses.replace(base, train=None).images().sizes[0]  # missing data is told before all else
     base = dataclasses.replace(base, train=base.train if (base.train or found) < found else None)
     run = _open(Path(out), {"demo": name, "seed": seed})
     for method, rule in METHODS.items():

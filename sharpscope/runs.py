@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from sharpscope import data, models
-from sharpscope.data import Images
+from sharpscope.data import Folder, Images
 from sharpscope.store import (
     Run,
     StoreError,
@@ -40,9 +40,10 @@ class Experiment:
     settings: Settings = Settings()
     data: str = "digits"
     root: str | None = None  # folder of the data files, for sets that are not built in
-    model: str = "convnet"  # a name, or module:function of the user's own code
+    model: str = "convnet"  # a name, with options if wanted, or module:function of the user's own code
     train: int | None = None  # first so many training images; None for all
-    test: int | None = None
+    test: int | str | None = None  # as many test images, or "rest": all that is not trained on
+    side: int | None = None  # resize the images to so many pixels in height and width
 
     def config(self) -> dict[str, Any]:
         """Plain numbers and texts."""
@@ -59,16 +60,15 @@ class Experiment:
                 f"stores: analyse a run that it made"
             ) from None
 
-    def images(self) -> Images:
+    def images(self) -> Images | Folder:
         """The data, read anew."""
-        return data.load(
-            self.data, self.root, self.settings.seed if self.data == "digits" else 0, self.train, self.test
-        )
+        seed = self.settings.seed if self.data == "digits" else 0
+        return data.load(self.data, self.root, seed, self.train, self.test, self.side)
 
-    def network(self, images: Images) -> nn.Module:
+    def network(self, images: Images | Folder) -> nn.Module:
         """The network at its first weights."""
         network = models.build(self.model, images.shape, len(images.classes), self.settings.seed)
-        network.to(images.train_inputs.dtype)
+        network.to(torch.float32)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -110,7 +110,7 @@ def train_run(
     return run
 
 
-def made_by(experiment: Experiment, images: Images, network: nn.Module) -> dict[str, Any]:
+def made_by(experiment: Experiment, images: Images | Folder, network: nn.Module) -> dict[str, Any]:
     """Provenance of a training: who runs it, on what, from which weights and data."""
     first = next(network.parameters())
     return provenance(
@@ -126,7 +126,7 @@ def made_by(experiment: Experiment, images: Images, network: nn.Module) -> dict[
 def _train(
     run: Run,
     experiment: Experiment,
-    images: Images,
+    images: Images | Folder,
     network: nn.Module,
     keep: int,
     pause: float,
@@ -135,7 +135,7 @@ def _train(
     """Go on from the last checkpoint, whatever was written after it, and leave what the unbroken training leaves."""
     steps = run.checkpoints()
     start = run.checkpoint() if steps else None
-    epoch_steps = -(-len(images.train_targets) // experiment.settings.batch_size)
+    epoch_steps = -(-images.sizes[0] // experiment.settings.batch_size)
     kept = time.monotonic()
     with run.step_writer(after=steps[-1] if steps else 0) as points:
 
@@ -172,20 +172,20 @@ def _not_left_empty(run: Run) -> Iterator[None]:
         raise
 
 
-def _check_network(network: nn.Module, name: str, images: Images) -> None:
+def _check_network(network: nn.Module, name: str, images: Images | Folder) -> None:
     """Raise ModelError for a network that does not turn images into one number per class."""
     problem = f"expected outputs of shape (images, {len(images.classes)}) for inputs {images.shape}: mend the network"
     training = network.training
     try:
         with torch.no_grad():
-            outputs = network.eval()(images.train_inputs[:2])
+            outputs = network.eval()(torch.zeros(2, *images.shape, dtype=torch.float32))
     except Exception as error:  # the user's code, which may raise anything
         said = " ".join(str(error).split())
         raise models.ModelError(f"the model {name!r} got {type(error).__name__}: {said}; {problem}") from error
     finally:
         network.train(training)
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-    if shape != (min(2, len(images.train_targets)), len(images.classes)):
+    if shape != (2, len(images.classes)):
         raise models.ModelError(f"the model {name!r} got outputs {shape}, {problem}")
 
 

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from sharpscope.ascent.batch import Batch
-from sharpscope.data import Images, cutout, mixup
+from sharpscope.data import Folder, Images, cutout, mixup
 from sharpscope.history import History
+from sharpscope.optimizers.checks import pieces
 from sharpscope.optimizers.shell import SharpnessAware
+from sharpscope.optimizers.text import parse
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.settings import Settings
@@ -42,7 +44,7 @@ class Epoch:
 
 def train(
     model: nn.Module,
-    images: Images,
+    images: Images | Folder,
     settings: Settings,
     start: dict[str, Any] | None = None,
     on_epoch: Callable[[Epoch], object] = lambda epoch: None,
@@ -53,7 +55,7 @@ def train(
 
     Args:
         model: on the device to train on; ``images`` are moved there.
-        images: training and test images.
+        images: training and test images, in memory or streamed.
         settings: rule, epochs, learning rate, ...
         start: a checkpoint of the same run to go on from.
         on_epoch: called after every epoch.
@@ -119,7 +121,7 @@ def _tested(model: nn.Module, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[f
     return loss / examples, wrong / examples
 
 
-def _batches(images: Images, settings: Settings, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(images: Images | Folder, settings: Settings, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The training batches of an epoch as the optimizer sees them; all its passes of a step see the same."""
     first = epoch * -(-images.sizes[0] // settings.batch_size)
     for step, (x, y) in enumerate(images.feed(settings.batch_size, settings.seed, epoch), first):
@@ -130,9 +132,12 @@ def _batches(images: Images, settings: Settings, epoch: int) -> Iterator[tuple[T
         yield x, y
 
 
-def _optimizer(model: nn.Module, images: Images, settings: Settings, steps: int) -> tuple[SharpnessAware, LRScheduler]:
+def _optimizer(
+    model: nn.Module, images: Images | Folder, settings: Settings, steps: int
+) -> tuple[SharpnessAware, LRScheduler]:
     base = settings.base(model.parameters())
-    problem = Problem(model, nn.CrossEntropyLoss(), images.train)
+    asks = any(getattr(piece, "needs_problem", False) for piece in pieces(parse(settings.rule)))
+    problem = Problem(model, nn.CrossEntropyLoss(), images.reference()) if asks else None
     total = steps * settings.epochs
     optimizer = SharpnessAware(base, settings.rule, problem, settings.seed, epoch=steps, total=total, model=model)
     return optimizer, settings.scheduler(optimizer, steps)

@@ -54,6 +54,8 @@ HOMES: dict[str, str] = {
     "mpl_toolkits": "plots",
     "click": "cli",
     "sklearn": "data",
+    "torchvision": "data",
+    "PIL": "data",
     "pandas": "frames",
     "xarray": "frames",
     "safetensors": "store",

@@ -63,8 +63,8 @@ def cutout(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
 
     Example:
         >>> cut = cutout(torch.ones(2, 3, 32, 32), torch.Generator().manual_seed(0), side=4)
-        >>> (32 * 32 - cut[:, 0].sum(dim=(1, 2))).tolist()
-        [16.0, 16.0]
+        >>> (32 * 32 - cut[:, 0].sum(dim=(1, 2))).tolist()  # the second lies half beyond the border
+        [16.0, 8.0]
     """
     if images.ndim != 4 or side < 1:
         raise DataError(
@@ -111,11 +111,12 @@ def mixup(
     return torch.lerp(images[other], images, share), torch.lerp(sure[other], sure, share)
 
 
-def resize(images: Tensor, side: int) -> Tensor:
-    """(N, C, H, W) float images as (N, C, side, side), bilinear, smoothed where they shrink.
+def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """(N, C, H, W) float images with ``size`` pixels, a side or (height, width); bilinear, smoothed where they shrink.
 
     Example:
         >>> resize(torch.ones(2, 3, 32, 32), 64).shape
         torch.Size([2, 3, 64, 64])
     """
-    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+    size = (size, size) if isinstance(size, int) else size
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)

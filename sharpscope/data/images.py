@@ -97,6 +97,10 @@ class Images:
             x = inputs[rows]
             yield crop_and_flip(x, generator("augment", seed, step), self.pad) if self.augment else x, targets[rows]
 
+    def reference(self, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """The first ``count`` training images and targets, not augmented; all by default."""
+        return self.train_inputs[:count], self.train_targets[:count]
+
     def tests(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images, in one piece."""
         yield self.test
