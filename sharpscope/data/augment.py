@@ -63,8 +63,8 @@ def cutout(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
 
     Example:
         >>> cut = cutout(torch.ones(2, 3, 32, 32), torch.Generator().manual_seed(0), side=4)
-        >>> (32 * 32 - cut[:, 0].sum(dim=(1, 2))).tolist()
-        [16.0, 16.0]
+        >>> (32 * 32 - cut[:, 0].sum(dim=(1, 2))).tolist()  # the second lies half beyond the border
+        [16.0, 8.0]
     """
     if images.ndim != 4 or side < 1:
         raise DataError(

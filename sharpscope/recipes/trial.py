@@ -10,7 +10,6 @@ from pathlib import Path
 
 from sharpscope.recipes.drawings import draw
 from sharpscope.recipes.gather import entries, verdicts
-from sharpscope.recipes.pace import SHAPES
 from sharpscope.recipes.plan import Cell
 from sharpscope.recipes.read import RecipeError, read
 from sharpscope.recipes.reproduce import Task
@@ -48,15 +47,10 @@ def _shortened(cell: Cell, steps: int) -> Cell:
     experiment = dataclasses.replace(
         cell.experiment,
         settings=settings,
-        data=_made_up(cell.experiment.data),
+        data=f"synthetic:{cell.experiment.data}",
         root=None,
         train=BATCH * steps,
         test=BATCH,
     )
     analysis = dataclasses.replace(cell.analysis, examples=BATCH, k=2, tol=1.0, resolution=3)
     return dataclasses.replace(cell, experiment=experiment, analysis=analysis, examples=BATCH * steps)
-
-
-def _made_up(data: str) -> str:
-    shape, classes = SHAPES[data]
-    return f"synthetic:{'x'.join(map(str, shape))}:{classes}"

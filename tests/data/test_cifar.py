@@ -73,8 +73,8 @@ def raises(root: Path, text: str) -> None:
 def test_missing_root(tmp_path: Path) -> None:
     raises(
         tmp_path / "nowhere",
-        f"cifar10: got root '{tmp_path}/nowhere', which is not a folder, expected 'cifar-10-batches-bin' or its "
-        f"parent, so correct the path or unpack the binary version of CIFAR-10 there.",
+        f"cifar10: got root '{tmp_path}/nowhere', which is not a folder, expected 'cifar-10-batches-bin', "
+        f"'cifar-10-batches-py' or their parent, so correct the path or unpack the archive there.",
     )
 
 
@@ -82,10 +82,11 @@ def test_missing_root(tmp_path: Path) -> None:
 def test_missing_files(folder: Path, stem: str) -> None:
     for path in folder.glob(f"{stem}*"):
         path.unlink()
-    remedy = "so unpack the binary version of CIFAR-10 there or give the folder that has it."
-    raises(folder, f"cifar10: got no {stem}*.bin file in '{folder}', expected at least one {stem}*.bin, {remedy}")
-    (folder / f"{stem}_1").write_bytes(b"pickle")
-    raises(folder, f"cifar10: got the Python layout in '{folder}', expected at least one {stem}*.bin, {remedy}")
+    raises(
+        folder,
+        f"cifar10: got no {stem}* file in '{folder}', expected at least one {stem}*.bin of the binary layout or one "
+        f"{stem}* of the Python layout, so give the folder that has them.",
+    )
 
 
 def test_truncated_file(folder: Path) -> None:

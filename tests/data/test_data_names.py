@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sharpscope import data
 
+NAMES = (
+    *("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "mnist"),
+    *("synthetic:cifar10", "synthetic:cifar100", "synthetic:digits", "synthetic:fashion-mnist"),
+    *("synthetic:imagenet", "synthetic:mnist"),
+)
+
 
 def test_names() -> None:
-    assert data.names() == ("cifar10", "digits")
+    assert data.names() == NAMES
 
 
 def test_load_digits_with_seed_and_limits() -> None:
@@ -30,12 +37,36 @@ def test_load_cifar10_with_limits(tmp_path: Path) -> None:
     assert images.test_targets.tolist() == [5]
 
 
+def test_the_rest_is_tested_on() -> None:
+    whole, few = data.load("digits"), data.load("digits", train=100, test="rest")
+    assert few.sizes == (100, 1697) and sum(whole.sizes) == 1797
+    assert torch.equal(torch.cat([few.train_inputs, few.test_inputs[360:]]), whole.train_inputs)
+    assert torch.equal(torch.cat([few.train_targets, few.test_targets[360:]]), whole.train_targets)
+    assert torch.equal(few.test_inputs[:360], whole.test_inputs)
+
+
+@pytest.mark.parametrize("like", ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet"])
+def test_noise_in_the_shape_of_a_data_set(like: str) -> None:
+    images = data.load(f"synthetic:{like}", train=6, test=3)
+    assert images.sizes == (6, 3) and images.digest() == data.load(f"synthetic:{like}", train=6, test=3).digest()
+    assert images.shape == data.SHAPES[like][0] and len(images.classes) == data.SHAPES[like][1]
+    assert images.resize(16).shape == (images.shape[0], 16, 16)
+    if like == "digits":  # as the real ones
+        assert (images.shape, images.augment) == (data.digits().shape, data.digits().augment)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         (
-            {"name": "imagenet"},
-            "got data set 'imagenet', expected one of cifar10, digits, so choose one of these names.",
+            {"name": "svhn"},
+            f"got data set 'svhn', expected one of {', '.join(NAMES)}, so choose one of these names.",
+        ),
+        ({"name": "digits", "test": "all"}, "got 'all' test images, expected a number or 'rest', so change test=."),
+        (
+            {"name": "synthetic:svhn"},
+            "got synthetic:svhn with 256 training and 64 test images, expected one of digits, mnist, fashion-mnist, "
+            "cifar10, cifar100, imagenet and at least one image of each, so change it.",
         ),
         (
             {"name": "cifar10"},
