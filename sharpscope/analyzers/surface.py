@@ -81,8 +81,10 @@ class Surface(Result):
 
     @property
     def evaluated(self) -> np.ndarray:
-        """(ny, nx) bool: where the model was evaluated rather than the loss interpolated."""
-        return np.ones(self.loss.shape, dtype=bool) if self.status is None else self.status != INTERPOLATED
+        """(ny, nx) bool: where the model was evaluated rather than the loss interpolated (or missing)."""
+        if self.status is None:
+            return np.ones(self.loss.shape, dtype=bool)
+        return np.asarray((self.status == EVALUATED) | (self.status == NON_FINITE))
 
     def units(self) -> dict[str, str]:
         """The unit of every array."""

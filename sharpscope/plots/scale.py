@@ -106,7 +106,7 @@ def add_colorbar(axes: Sequence[Axes], scale: LossScale) -> Colorbar:
         extend=scale.extend,
         ticks=FixedLocator(list(scale.ticks)),
         format=FuncFormatter(tick_text),
-        pad=0.02,
+        pad=0.09 if hasattr(axes[0], "plot_surface") else 0.02,
         fraction=0.05,
         aspect=22.0 if len(axes) <= 3 else 40.0,
     )
