@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from sharpscope.analyses import USUAL, Analysis, analyze_run, directions_of
+from sharpscope.analyzers.directions import SCALINGS
+from sharpscope.analyzers.plane import PRECISIONS
 from sharpscope.demo import PLANS, demo
 from sharpscope.exchange.files import FORMATS, export
 from sharpscope.figures import described, draw_run, members, overview, table
@@ -180,6 +182,23 @@ _FLAGS = {  # what each option of `analyze` computes
     "--resolution", default=_ANALYSIS.resolution, show_default=True, help="Points along each axis of the surface."
 )
 @click.option("--span", default=_ANALYSIS.span, show_default=True, help="Half-width of the surface, in filter norms.")
+@click.option(
+    "--directions",
+    default=_ANALYSIS.directions,
+    show_default=True,
+    type=click.Choice(SCALINGS),
+    help="What the surface's random directions are scaled by.",
+)
+@click.option(
+    "--precision",
+    default=_ANALYSIS.precision,
+    show_default=True,
+    type=click.Choice(PRECISIONS),
+    help="Of the surface; the error of bfloat16 is measured and stored.",
+)
+@click.option(
+    "--tolerance", type=float, help="Relative error up to which the surface may be interpolated, such as 0.01."
+)
 @click.option("--rho", default=_ANALYSIS.rho, show_default=True, help="Radius of the perturbation behind r.")
 @click.option("--probes", default=_ANALYSIS.probes, show_default=True, help="Random vectors of the density.")
 @click.option("--steps", default=_ANALYSIS.steps, show_default=True, help="Lanczos steps of each.")
@@ -200,6 +219,7 @@ def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
     \b
     Example: sharpscope analyze runs/ssam --spectrum --ratio
     Example: sharpscope analyze runs/ssam --masks --ratio
+    Example: sharpscope analyze runs/ssam --surface --resolution 51 --tolerance 0.01 --precision bfloat16
     """
     opened = open_run(run)
     chosen = [name for flag, names in _FLAGS.items() if options.pop(flag) for name in names]

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from sharpscope.analyzers.directions import Directions
-from sharpscope.analyzers.surface import EVALUATED, MISSING, NON_FINITE, Line, Surface
+from sharpscope.analyzers.refine import EVALUATED, NONFINITE
+from sharpscope.analyzers.surface import MISSING, Line, Surface
 from sharpscope.analyzers.trajectory import Trajectory
 from sharpscope.problem import Problem
 from sharpscope.store import StoreError, read_arrays, write_arrays
@@ -301,7 +302,7 @@ def _made(x: np.ndarray, y: np.ndarray | None, values: dict[str, np.ndarray], te
     center = float(loss[at]) if zero else nan
     if y is None:
         return Line(x, loss, unknown, unknown.copy(), center, nan, text, None, "float32", 0, text, metrics)
-    status = np.where(gone, MISSING, np.where(np.isfinite(loss), EVALUATED, NON_FINITE)).astype(np.uint8)
+    status = np.where(gone, MISSING, np.where(np.isfinite(loss), EVALUATED, NONFINITE)).astype(np.uint8)
     return Surface(
         x,
         y,

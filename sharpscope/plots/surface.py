@@ -94,8 +94,9 @@ def _draw_plane(
         box = (alpha[0], beta[0]), float(np.ptp(alpha)), float(np.ptp(beta))
         ax.add_patch(Rectangle(*box, facecolor="#e4e4e4", edgecolor=GREY, hatch="//////", linewidth=0, zorder=0.5))
         gone = np.zeros(values.shape, bool) if surface.status is None else surface.status == MISSING
-        white = ListedColormap(["white"])
-        ax.pcolormesh(alpha, beta, np.ma.masked_where(~gone, gone), cmap=white, shading="nearest", zorder=0.6)
+        if gone.any():
+            white = ListedColormap(["white"])
+            ax.pcolormesh(alpha, beta, np.ma.masked_where(~gone, gone), cmap=white, shading="nearest", zorder=0.6)
     if values.count():
         lowest = np.finfo(float).tiny if scale.log else -np.inf
         _contours(ax, alpha, beta, np.ma.maximum(values, lowest), scale)

@@ -118,7 +118,7 @@ def test_minus_one_is_missing_and_nan_is_not_finite(tmp_path: Path) -> None:
     data = their_plane(lambda a, b: -1.0 if a < 0 else np.nan if b > 1 else 2.0, X, Y)
     found = read_li_surface(their_file(tmp_path / "s.h5", xcoordinates=X, ycoordinates=Y, train_loss=data))
     assert found.status is not None
-    assert found.status.tolist() == [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 3, 3, 3]]
+    assert found.status.tolist() == [[3, 3, 1, 1, 1], [3, 3, 1, 1, 1], [3, 3, 2, 2, 2]]
     assert np.isnan(found.loss[:, :2]).all()
     assert np.isnan(found.loss[2]).all()
     assert (found.loss[:2, 2:] == 2.0).all()

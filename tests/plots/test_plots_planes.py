@@ -28,7 +28,7 @@ def marked(make):
     """A surface with points that were evaluated, interpolated, missing and not finite."""
     surface = make.surface(n=13)
     loss, status = surface.loss.copy(), np.ones(surface.loss.shape, np.uint8)
-    status[1::2], status[0, :3], status[4, 5] = 2, 0, 3
+    status[1::2], status[0, :3], status[4, 5] = 0, 3, 2
     loss[0, :3], loss[4, 5] = np.nan, np.inf
     return dataclasses.replace(surface, loss=loss, status=status, digest="sha256:here")
 
@@ -59,7 +59,7 @@ def test_dots_mark_evaluated_points_where_others_are_interpolated(make, marked):
         return [line.get_xydata() for line in ax.lines if line.get_marker() == "."]
 
     (found,) = dots(marked)
-    i, j = np.nonzero((marked.status == 1) | (marked.status == 3))
+    i, j = np.nonzero((marked.status == 1) | (marked.status == 2))
     np.testing.assert_array_equal(found, np.stack([marked.alpha[j], marked.beta[i]], axis=1))
     assert not dots(marked, points=False)
     assert not dots(make.surface())
