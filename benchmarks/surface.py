@@ -114,15 +114,10 @@ def points(problem: ss.Problem) -> list[dict[str, str]]:
     say("planes")
     planes = {name: plane_of(problem, name) for name in ("float32", "bfloat16")}
     loop, at = plain_loop(problem), planes["float32"].at(777)
-    found = medians(
-        {
-            "plain": lambda: seconds(loop),
-            "loss-landscapes": loss_landscapes_point(problem),
-            **{name: lambda plane=plane: seconds(lambda: plane.row(at)) for name, plane in planes.items()},
-        },
-        runs=7,
-        warm=1,
-    )
+    timed: dict[str, Callable[[], float]] = {"plain": lambda: seconds(loop)}
+    timed |= {name: lambda plane=plane: seconds(lambda: plane.row(at)) for name, plane in planes.items()}
+    found = medians(timed, runs=7, warm=1)
+    found["loss-landscapes"] = loss_landscapes_point(problem)()
     say(f"seconds per point: {found}")
     exact = abs(planes["float32"].center[0] / loop() - 1.0)
     error = planes["bfloat16"].compared()

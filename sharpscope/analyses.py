@@ -88,6 +88,9 @@ class Analysis:
     tol: float = 1e-3
     resolution: int = 31
     span: float = 1.0
+    directions: str = "filter"  # of the surface
+    precision: str = "float32"
+    tolerance: float | None = None  # of an adaptive surface; None evaluates every point
     rho: float = 0.1  # of the perturbation behind r, and of the ball of the sharpness
     probes: int = 10  # of the density
     steps: int = 80  # of each of them
@@ -147,6 +150,14 @@ def _track(run: Run, problem: _Loaded, how: Analysis) -> Track:
     return track(problems, how.k, how.tol, how.seed, progress=how.progress)
 
 
+def _surface(run: Run, problem: _Loaded, how: Analysis) -> Surface:
+    """Points are kept on disk; a choice by timing could change the last bits from run to run."""
+    return surface(
+        problem(), how.resolution, how.span, how.directions, how.seed, how.precision, tolerance=how.tolerance,
+        how="untimed", resume=_scratch(run) / "surface.h5", progress=how.progress,
+    )  # fmt: skip
+
+
 def _ratio(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
     steps = run.mask_steps()
     mask = run.masks(steps[-1]) if steps else None
@@ -189,9 +200,7 @@ def _mask_profile(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
 
 ANALYSES: dict[str, Callable[[Run, _Loaded, Analysis], Result | None]] = {
     "spectrum": _spectrum,
-    "surface": lambda run, problem, how: surface(
-        problem(), how.resolution, how.span, seed=how.seed, progress=how.progress
-    ),
+    "surface": _surface,
     "ratio": _ratio,
     "ratio_course": _ratio_course,
     "masks": _mask_overlap,
@@ -269,7 +278,8 @@ def _settings_of(result: Result) -> dict[str, Any]:
         return {"k": result.eigenvalues.shape[1], "tol": result.tol, "seed": result.seed, "problem": about}
     if isinstance(result, Surface):
         span = float(result.alpha[-1])
-        return {"resolution": len(result.alpha), "span": span, "seed": result.seed, "problem": result.problem}
+        asked = {"directions": result.directions, "precision": result.precision, "tolerance": result.tolerance}
+        return {"resolution": len(result.alpha), "span": span, "seed": result.seed, "problem": result.problem} | asked
     if isinstance(result, Sharpness):
         return {"rho": result.rho, "seed": result.seed, "problem": result.problem}
     if isinstance(result, GradientRatio):

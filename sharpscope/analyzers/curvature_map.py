@@ -45,7 +45,7 @@ class CurvatureMap(Result):
     def ratio(self) -> np.ndarray:
         """(ny, nx) float64, |lambda_min / lambda_max|: 0 where convex or nearly so (Li et al. 2018, section 6)."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.abs(np.minimum(self.lowest, 0.0) / self.highest)
+            return np.asarray(np.abs(np.minimum(self.lowest, 0.0) / self.highest))
 
     def units(self) -> dict[str, str]:
         """The unit of every array."""
@@ -102,7 +102,8 @@ def curvature_map(
     if len(directions.vectors) < 2:
         raise ValueError("the curvature map got one direction, expected two: use first.beside(second)")
     center: Vec = [w.clone() for w in problem.weights]
-    how = hessian(problem).plan.how  # measured once, the same everywhere
+    plan = hessian(problem).plan
+    how = "auto" if plan is None else plan.how  # measured once, the same everywhere
     shape = (len(beta), len(alpha))
     found = np.full((5, *shape), np.nan)
     products = 0

@@ -274,6 +274,6 @@ def _few(names: Sequence[str]) -> str:
 
 def unit_of(text: str) -> str:
     """The unit of a coordinate along directions that were made as ``text`` says."""
-    word = text.split(",")[0]
-    named = {"filter": "filter norms", "layer": "layer norms", "weight": "weights"}
-    return named.get(word, "filter norms" if "filter" in word else "units of the direction")
+    if "filter" in text:
+        return "filter norms"
+    return {"layer": "layer norms", "weight": "weights"}.get(text.split(",")[0], "units of the direction")

@@ -24,7 +24,7 @@ from sharpscope.pieces import check_count
 from sharpscope.problem import Problem
 from sharpscope.vectors import Vec, generator
 
-__all__ = ["Ask", "Keep", "Kept", "Metrics", "Plane", "Resume", "keep_with"]
+__all__ = ["PRECISIONS", "Ask", "Keep", "Kept", "Metrics", "Plane", "Resume", "keep_with"]
 
 Metrics = str | Sequence[str] | Mapping[str, Any]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,15 +11,16 @@ import numpy as np
 
 from sharpscope.analyzers.directions import Directions, unit_of
 from sharpscope.analyzers.plane import Ask, Metrics, Plane, Resume
+from sharpscope.analyzers.refine import EVALUATED, INTERPOLATED, NONFINITE, Refined, refine
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Dims, Result
 
-__all__ = ["EVALUATED", "INTERPOLATED", "MISSING", "NON_FINITE", "Line", "Span", "Surface", "grids", "line", "surface"]
+__all__ = ["MISSING", "Line", "Span", "Surface", "grids", "line", "surface"]
 
 Span = float | tuple[float, float]
 
-MISSING, EVALUATED, INTERPOLATED, NON_FINITE = 0, 1, 2, 3  # the status of a point; only files of others miss any
+MISSING = 3  # the status of a point without a value, which only files of other programs have
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,10 +71,10 @@ class Surface(Result):
     precision: str
     examples: int  # examples behind every point
     problem: str  # loss, examples, BatchNorm mode, dtype in words
-    metrics: dict[str, np.ndarray] = field(default_factory=dict)  # by name, (ny, nx) float64
-    status: np.ndarray | None = None  # (ny, nx) uint8: 0 missing, 1 evaluated, 2 interpolated, 3 not finite
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)  # by name, (ny, nx) float64; nan where interpolated
+    status: np.ndarray | None = None  # (ny, nx) uint8: 0 interpolated, 1 evaluated, 2 not finite, 3 missing
     tolerance: float | None = None  # that was asked for, relative; None for a full plane
-    error: float = 0.0  # estimated largest relative error of interpolated losses, from points held out
+    error: float = 0.0  # estimated largest relative error of interpolated losses (see refine), from held-out points
     how: str = ""  # how outputs were computed; surface(..., how=how) repeats the bits
     digest: str = ""  # fingerprint of the directions
     precision_error: float = 0.0  # largest relative error of the loss against float32, on some points; 0 is exact
@@ -81,8 +83,10 @@ class Surface(Result):
 
     @property
     def evaluated(self) -> np.ndarray:
-        """(ny, nx) bool: where the model was evaluated rather than the loss interpolated."""
-        return np.ones(self.loss.shape, dtype=bool) if self.status is None else self.status != INTERPOLATED
+        """(ny, nx) bool: where the model was evaluated rather than the loss interpolated (or missing)."""
+        if self.status is None:
+            return np.ones(self.loss.shape, dtype=bool)
+        return np.asarray((self.status == EVALUATED) | (self.status == NONFINITE))
 
     def units(self) -> dict[str, str]:
         """The unit of every array."""
@@ -155,8 +159,10 @@ def surface(
     batchnorm: str = "eval",
     statistics: int | None = None,
     bound: float = 0.02,
+    tolerance: float | None = None,
     how: str = "fastest",
     resume: Resume = None,
+    show: Callable[[Surface], object] | None = None,
     progress: bool | None = None,
 ) -> Surface:
     """Loss over a plane through the weights: ``loss[i, j]`` = L(w + alpha[j] d1 + beta[i] d2).
@@ -183,16 +189,19 @@ def surface(
         batchnorm: "eval" keeps the running statistics of the model; "recompute" re-estimates them at every point.
         statistics: on so many examples, drawn by ``seed``; None for all.  Averages over batches of about 128.
         bound: a relative error in bfloat16 above it is refused.
+        tolerance: evaluate only as many points as this relative error of the loss needs and interpolate the others (see
+            ``refine``, which says what the estimated ``error`` of the result is worth); None evaluates all.
         how: "fastest" measures once per model and process in which layout and how many examples at a time; "untimed"
             takes the usual; the ``how`` of a former result repeats its bits.
         resume: a path; finished points are kept in this file, on the disk within seconds, and the same call goes on
             where it was killed.  Delete the file when the result is saved.
+        show: called with the surface so far after every level of a refinement, the coarse one within seconds.
         progress: show a progress bar; None shows it on a terminal only.
 
     Raises ValueError for a resolution below 2, an empty span, unknown options, a seed that is no whole number, weights
     whose filters are all zero (the plane is a point), directions of another model, a loss that is not finite at the
-    centre, a metric that fails, and too large an error in bfloat16; StoreError where ``resume`` is the file of another
-    plane, or no file of one.
+    centre, a metric that fails, too large an error in bfloat16, and a tolerance that is not positive; StoreError where
+    ``resume`` is the file of another plane, or no file of one.
 
     Example:
         >>> import torch
@@ -204,18 +213,46 @@ def surface(
     ask = Ask(
         "surface", directions, seed, precision, metrics, examples, batchnorm, statistics, bound, how, resume
     )  # fmt: skip
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < math.inf):
+        raise ValueError(f"the surface got tolerance={tolerance!r}, expected a positive number or None: 0.01 is usual")
     plane = Plane(problem, ask, (alpha, beta))
-    shape = (len(beta), len(alpha))
-    with bar(math.prod(shape), "surface", progress) as shown:
-        error, error_95, points = plane.compared()
-        rows = plane.evaluate(range(math.prod(shape)), shown.update)
+    count = len(alpha) * len(beta)
+    with bar(count if tolerance is None else None, "surface", progress) as shown:
+        errors = plane.compared()
+        if tolerance is None:
+            plane.evaluate(range(count), shown.update)
+            return _surface(plane, errors, None)
+
+        def evaluate(at: np.ndarray) -> np.ndarray:
+            return plane.evaluate(np.ravel_multi_index((at[:, 0], at[:, 1]), plane.shape), shown.update)[:, 0]
+
+        def tell(level: Refined) -> None:
+            shown.set_description_str(f"surface, error {level.error:.2g}")
+            if show is not None:
+                show(_surface(plane, errors, level, tolerance))
+
+        found = refine(evaluate, alpha, beta, tolerance, int(seed), errors[0], tell)
+    return _surface(plane, errors, found, tolerance)
+
+
+def _surface(
+    plane: Plane, errors: tuple[float, float, int], level: Refined | None, tolerance: float | None = None
+) -> Surface:
+    """What is known of a plane: evaluated points, and between them what a refinement tells."""
+    shape, made = plane.shape, plane.directions
+    rows = np.full((math.prod(shape), 2 + len(plane.metrics)), math.nan)
+    known = np.array([index for index in plane.known if index >= 0])
+    rows[known] = [plane.known[index] for index in known]
     loss, stderr = (column.reshape(shape) for column in _columns(rows))
-    status = np.where(np.isfinite(loss), EVALUATED, NON_FINITE).astype(np.uint8)
-    made = plane.directions
+    status = np.full(shape, INTERPOLATED, dtype=np.uint8)
+    status.flat[known] = np.where(np.isfinite(rows[known, 0]), EVALUATED, NONFINITE)
+    if level is not None:
+        loss = np.where(status == INTERPOLATED, level.loss, loss)
+    alpha, beta = plane.coordinates
     return Surface(
         alpha, beta, loss, stderr, plane.radii(), float(plane.center[0]), made.norms[:2], made.cosine, made.text,
         made.seed, plane.precision, plane.examples, plane.described(), _metrics(plane, rows, shape), status,
-        how=plane.how, digest=made.digest, precision_error=error, precision_error_95=error_95, precision_points=points,
+        tolerance, level.error if level else 0.0, plane.how, made.digest, *errors,
     )  # fmt: skip
 
 

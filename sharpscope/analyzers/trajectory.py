@@ -68,7 +68,7 @@ def trajectory(
         >>> way.coordinates.round(6).tolist(), way.residual.round(5).tolist()
         ([[0.5]], [3.0])
     """
-    named = dict(points) if isinstance(points, Mapping) and len(points) else dict(enumerate(points))
+    named: dict[int, Weights] = dict(points) if isinstance(points, Mapping) else dict(enumerate(points))
     if not named:
         raise ValueError("trajectory got no weights, expected those of at least one step: record some in training")
     steps = sorted(named)

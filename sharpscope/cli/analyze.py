@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from sharpscope.analyses import USUAL, Analysis, analyze_run
+from sharpscope.analyzers.directions import SCALINGS
+from sharpscope.analyzers.plane import PRECISIONS
 from sharpscope.cli.group import command, main
 from sharpscope.figures import members, table
 from sharpscope.store import open_run
@@ -51,6 +53,23 @@ _FLAGS = {  # what each option of `analyze` computes
 )
 @click.option("--span", default=_ANALYSIS.span, show_default=True, help="Half-width of the surface, in filter norms.")
 @click.option(
+    "--directions",
+    default=_ANALYSIS.directions,
+    show_default=True,
+    type=click.Choice(SCALINGS),
+    help="What the surface's random directions are scaled by.",
+)
+@click.option(
+    "--precision",
+    default=_ANALYSIS.precision,
+    show_default=True,
+    type=click.Choice(PRECISIONS),
+    help="Of the surface; the error of bfloat16 is measured and stored.",
+)
+@click.option(
+    "--tolerance", type=float, help="Relative error up to which the surface may be interpolated, such as 0.01."
+)
+@click.option(
     "--rho", default=_ANALYSIS.rho, show_default=True, help="Radius of the perturbation behind r, and of the sharpness."
 )
 @click.option("--probes", default=_ANALYSIS.probes, show_default=True, help="Random vectors of the density.")
@@ -72,6 +91,7 @@ def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
     \b
     Example: sharpscope analyze runs/ssam --spectrum --ratio
     Example: sharpscope analyze runs/ssam --masks --ratio
+    Example: sharpscope analyze runs/ssam --surface --resolution 51 --tolerance 0.01 --precision bfloat16
     """
     opened = open_run(run)
     chosen = [name for flag, names in _FLAGS.items() if options.pop(flag) for name in names]

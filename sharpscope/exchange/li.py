@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from sharpscope.analyzers.directions import Directions
-from sharpscope.analyzers.surface import EVALUATED, MISSING, NON_FINITE, Line, Surface
+from sharpscope.analyzers.refine import EVALUATED, NONFINITE
+from sharpscope.analyzers.surface import MISSING, Line, Surface
 from sharpscope.analyzers.trajectory import Trajectory
 from sharpscope.problem import Problem
 from sharpscope.store import StoreError, read_arrays, write_arrays
@@ -109,8 +110,9 @@ def _members(problem: Problem, kind: str) -> list[tuple[str, Tensor]]:
         raise ValueError(f"a direction file got kind={kind!r}, expected one of {', '.join(KINDS)}: change kind")
     if kind == "weights":
         return [(name, p.detach()) for name, p in problem.model.named_parameters()]
-    state = problem.model.state_dict()
-    return list(state.items())
+    first: dict[int, str] = {}  # of the names of a tied parameter, which stands in the state under each of them
+    tied = {name: first.setdefault(id(p), name) for name, p in problem.model.named_parameters(remove_duplicate=False)}
+    return [(tied.get(name, name), x) for name, x in problem.model.state_dict().items()]
 
 
 def _array(x: Tensor | None, like: Tensor) -> np.ndarray:
@@ -126,22 +128,14 @@ def _vector(path: PathLike, axis: str, given: Any, problem: Problem) -> Vec:
             f"{path}: got {_some(given)} in {axis}, expected arrays named 0, 1, ...: it is no direction file of "
             f"loss-landscape"
         )
-    counts = {kind: len(_members(problem, kind)) for kind in KINDS}
-    kind = next((kind for kind in KINDS if counts[kind] == len(given)), None)
-    if kind is None:
-        raise StoreError(
-            f"{path}: got {len(given)} tensors in {axis}, expected {counts['weights']} (the parameters of "
-            f"{type(problem.model).__name__}) or {counts['states']} (its state): read it with the model that it was "
-            f"made for"
-        )
     moving: dict[str, Tensor] = {}
     like = problem.parameters
-    for place, (name, own) in enumerate(_members(problem, kind)):
+    for place, (name, _) in enumerate(_order(path, axis, given, problem)):
         array = given[str(place)]
-        if array.shape != tuple(own.shape) or array.dtype.kind not in "iuf":
+        if name in moving and not torch.equal(moving[name], torch.from_numpy(array).to(moving[name])):
             raise StoreError(
-                f"{path}: got shape {array.shape} for tensor {place} of {axis}, expected {tuple(own.shape)} ({name}): "
-                f"read it with the model that it was made for"
+                f"{path}: got two directions for {name}, which is tied, expected one in both places: make it with "
+                f"dir_type=weights"
             )
         if name in like:
             # in the memory layout of the parameter, on which the last bits of a loss depend
@@ -152,6 +146,29 @@ def _vector(path: PathLike, axis: str, given: Any, problem: Problem) -> Vec:
                 f"it with --xignore biasbn --yignore biasbn, or unfreeze the parameter"
             )
     return [moving[name] for name in problem.names]
+
+
+def _order(path: PathLike, axis: str, given: dict[str, np.ndarray], problem: Problem) -> list[tuple[str, Tensor]]:
+    """Names and tensors in the order of this file; raises StoreError where neither kind fits."""
+    orders = {kind: _members(problem, kind) for kind in KINDS}
+    fitting = [order for order in orders.values() if len(order) == len(given)]
+    if not fitting:
+        raise StoreError(
+            f"{path}: got {len(given)} tensors in {axis}, expected {len(orders['weights'])} (the parameters of "
+            f"{type(problem.model).__name__}) or {len(orders['states'])} (its state): read it with the model that it "
+            f"was made for"
+        )
+    wrong = []
+    for order in fitting:
+        of = [(place, given[str(place)], name, tuple(own.shape)) for place, (name, own) in enumerate(order)]
+        wrong = [one for one in of if one[1].shape != one[3] or one[1].dtype.kind not in "iuf"]
+        if not wrong:
+            return order
+    place, array, name, shape = wrong[0]
+    raise StoreError(
+        f"{path}: got shape {array.shape} for tensor {place} of {axis}, expected {shape} ({name}): read it with the "
+        f"model that it was made for"
+    )
 
 
 def write_li_surface(
@@ -301,7 +318,7 @@ def _made(x: np.ndarray, y: np.ndarray | None, values: dict[str, np.ndarray], te
     center = float(loss[at]) if zero else nan
     if y is None:
         return Line(x, loss, unknown, unknown.copy(), center, nan, text, None, "float32", 0, text, metrics)
-    status = np.where(gone, MISSING, np.where(np.isfinite(loss), EVALUATED, NON_FINITE)).astype(np.uint8)
+    status = np.where(gone, MISSING, np.where(np.isfinite(loss), EVALUATED, NONFINITE)).astype(np.uint8)
     return Surface(
         x,
         y,

@@ -55,8 +55,8 @@ def draw_curvature_map(
                 if np.isfinite(value):
                     bright = np.dot(mesh.cmap(mesh.norm(value))[:3], (0.3, 0.6, 0.1)) > 0.5
                     ink = "black" if bright else "white"
-                    place = (found.alpha[j], found.beta[i])
-                    ax.text(*place, plain(value, ".2g"), ha="center", va="center", fontsize=5.5, color=ink)
+                    x, y = float(found.alpha[j]), float(found.beta[i])
+                    ax.text(x, y, plain(value, ".3g"), ha="center", va="center", fontsize=5.5, color=ink)
         if colorbar:
             bar = axes_figure(ax).colorbar(mesh, ax=ax, fraction=0.05, pad=0.03)
             bar.set_label(OF[of])

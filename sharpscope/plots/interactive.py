@@ -58,7 +58,7 @@ def interactive(
     figure = _figure(named, loss_scale(list(named.values()), vmin=vmin, vmax=vmax, log=log), trajectory, title)
     text: str = figure.to_html(
         include_plotlyjs=standalone, full_html=standalone, div_id="sharpscope-surface",
-        config={"displaylogo": False, "responsive": True, "showLink": False, "plotlyServerURL": ""},
+        config={"displaylogo": False, "responsive": True},
     )  # fmt: skip
     return text.replace("<head>", f"<head><title>{html.escape(title)}</title>", 1)
 
@@ -107,8 +107,8 @@ def _figure(named: dict[str, Surface], scale: LossScale, way: Trajectory | None,
 def _relief(plotly: Any, label: str, surface: Surface, scale: LossScale, bar: bool) -> Any:
     low, high = _ends(scale)
     ticks = scale.ticks
-    where = np.array(["missing", "evaluated", "interpolated", "not finite"])
-    status = np.where(np.isfinite(surface.loss), 1, 3) if surface.status is None else surface.status
+    where = np.array(["interpolated", "evaluated", "not finite", "missing"])
+    status = np.where(np.isfinite(surface.loss), 1, 2) if surface.status is None else surface.status
     text = np.array([plain(value, ".6g") for value in surface.loss.ravel()]).reshape(surface.loss.shape)
     shown = np.char.add(np.char.add(text, ", "), where[np.clip(status, 0, 3)])
     return plotly.Surface(

@@ -42,8 +42,7 @@ def draw_relief(ax: Any, surface: Surface, scale: LossScale, trajectory: Traject
     ax.set_zlim(low, high)
     ticks = scale.ticks
     ax.set_zticks(np.log10(ticks) if scale.log else ticks, [tick_text(tick) for tick in ticks])
-    ax.set_zlabel(scale.label)
-    ax.set_box_aspect((float(np.ptp(alpha)), float(np.ptp(beta)), 0.65 * max(np.ptp(alpha), np.ptp(beta))), zoom=0.88)
+    ax.set_box_aspect((1.0, 1.0, 0.65), zoom=0.95)
     ax.view_init(elev=32.0, azim=-58.0)
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.pane.set_alpha(0.0)

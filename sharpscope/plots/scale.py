@@ -106,7 +106,7 @@ def add_colorbar(axes: Sequence[Axes], scale: LossScale) -> Colorbar:
         extend=scale.extend,
         ticks=FixedLocator(list(scale.ticks)),
         format=FuncFormatter(tick_text),
-        pad=0.02,
+        pad=0.09 if hasattr(axes[0], "plot_surface") else 0.02,
         fraction=0.05,
         aspect=22.0 if len(axes) <= 3 else 40.0,
     )
@@ -119,7 +119,7 @@ def add_colorbar(axes: Sequence[Axes], scale: LossScale) -> Colorbar:
 
 def tick_text(value: float, _: int | None = None) -> str:
     """A number of a logarithmic axis, as a power of ten where that is shorter."""
-    if 1e-3 <= value < 1e4:
+    if 1e-3 <= value < 1e4 or value <= 0:
         return f"{value:.6g}"
     power = int(np.floor(np.log10(value) + 1e-9))
     front = value / 10.0**power

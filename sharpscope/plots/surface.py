@@ -79,10 +79,21 @@ def draw_surface(
     texts = [unit_of(surface.directions)] * 2 if trajectory is None else explained_texts(trajectory)
     ax.set_xlabel(rf"$\alpha$ ({texts[0]})")
     ax.set_ylabel(rf"$\beta$ ({texts[1]})")
-    ax.set_title(f"centre loss {plain(surface.center)}" if title is None else title)
+    head = f"centre loss {plain(surface.center)}" if title is None else title
+    ax.set_title(f"{head}\n{errors}" if (errors := stated_errors(surface)) else head)
     if colorbar and not scale.empty:
         add_colorbar([ax], scale)
     return ax
+
+
+def stated_errors(surface: Surface) -> str:
+    """What a picture must say of points that are not exact; empty for a full plane in full precision."""
+    said = []
+    if (~surface.evaluated).any() and surface.tolerance is not None:
+        said.append(f"{surface.evaluated.sum()} of {surface.loss.size} points, error {100 * surface.error:.2g} %")
+    if surface.precision_error > 0:
+        said.append(f"{surface.precision}, error {100 * surface.precision_error:.2g} %")
+    return "; ".join(said)
 
 
 def _draw_plane(
@@ -94,8 +105,9 @@ def _draw_plane(
         box = (alpha[0], beta[0]), float(np.ptp(alpha)), float(np.ptp(beta))
         ax.add_patch(Rectangle(*box, facecolor="#e4e4e4", edgecolor=GREY, hatch="//////", linewidth=0, zorder=0.5))
         gone = np.zeros(values.shape, bool) if surface.status is None else surface.status == MISSING
-        white = ListedColormap(["white"])
-        ax.pcolormesh(alpha, beta, np.ma.masked_where(~gone, gone), cmap=white, shading="nearest", zorder=0.6)
+        if gone.any():
+            white = ListedColormap(["white"])
+            ax.pcolormesh(alpha, beta, np.ma.masked_where(~gone, gone), cmap=white, shading="nearest", zorder=0.6)
     if values.count():
         lowest = np.finfo(float).tiny if scale.log else -np.inf
         _contours(ax, alpha, beta, np.ma.maximum(values, lowest), scale)

@@ -17,13 +17,14 @@ from sharpscope.plots.style import DOUBLE_COLUMN, INK, PALETTE, canvas, method_s
 
 __all__ = ["check_plane", "draw_trajectory", "draw_way", "explained_texts", "trajectories"]
 
-SMALLEST, LARGEST = 1.5, 7.0  # points, markers in the plane and farthest from it
+SMALLEST, LARGEST = 2.2, 7.5  # points, markers in the plane and farthest from it
 
 
 def explained_texts(way: Trajectory) -> list[str]:
-    """For every axis the unit and the share of the variance along it."""
+    """For every axis the unit, where it is one of the field, and the share of the variance along it."""
     unit = unit_of(way.directions)
-    return [f"{unit}, {100 * share:.3g} % of variance" if np.isfinite(share) else unit for share in way.explained]
+    head = "" if unit == "units of the direction" else f"{unit}, "
+    return [f"{head}{100 * share:.3g} % of variance" if np.isfinite(share) else unit for share in way.explained]
 
 
 def check_plane(way: Trajectory, surface: Surface) -> None:

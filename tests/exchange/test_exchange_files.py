@@ -37,7 +37,7 @@ def plane(problem: Problem) -> Surface:
     loss = found.loss.copy()
     loss[0, 1], loss[2, 3] = np.nan, np.inf
     status = np.full(loss.shape, 1, np.uint8)
-    status[0, 1], status[2, 3], status[1, 1] = 3, 3, 2
+    status[0, 1], status[2, 3], status[1, 1] = 2, 2, 0
     return dataclasses.replace(found, loss=loss, status=status)
 
 

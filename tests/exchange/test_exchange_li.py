@@ -118,7 +118,7 @@ def test_minus_one_is_missing_and_nan_is_not_finite(tmp_path: Path) -> None:
     data = their_plane(lambda a, b: -1.0 if a < 0 else np.nan if b > 1 else 2.0, X, Y)
     found = read_li_surface(their_file(tmp_path / "s.h5", xcoordinates=X, ycoordinates=Y, train_loss=data))
     assert found.status is not None
-    assert found.status.tolist() == [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 3, 3, 3]]
+    assert found.status.tolist() == [[3, 3, 1, 1, 1], [3, 3, 1, 1, 1], [3, 3, 2, 2, 2]]
     assert np.isnan(found.loss[:, :2]).all()
     assert np.isnan(found.loss[2]).all()
     assert (found.loss[:2, 2:] == 2.0).all()
@@ -161,8 +161,19 @@ def test_directions_come_back(problem: Problem, tmp_path: Path, kind: str) -> No
                 stored = torch.from_numpy(np.asarray(file[axis][str(place)]))
                 assert stored.shape == tensor.shape
                 if kind == "weights":
-                    expected = own.get(id(tensor), torch.zeros_like(tensor))
-                    assert torch.equal(stored, expected)
+                    assert torch.equal(stored, own.get(id(tensor), torch.zeros_like(tensor)))
+            if kind == "states":  # as their code applies them: w + d for every entry of the state, then load it
+                state = problem.model.state_dict()
+                moved = {
+                    name: w + torch.from_numpy(np.asarray(file[axis][str(place)])).to(w)
+                    for place, (name, w) in enumerate(state.items())
+                }
+                copied = Net().float()
+                copied.load_state_dict(moved)
+                found = dict(copied.named_parameters())
+                for name, w, x in zip(problem.names, problem.weights, vector, strict=True):
+                    assert torch.equal(found[name], w + x)
+                assert all(torch.equal(b, state[name]) for name, b in copied.named_buffers())
     back = read_li_directions(path, problem)
     assert back.names == plane.names
     assert back.digest == plane.digest
@@ -234,6 +245,14 @@ def test_directions_that_move_buffers_are_refused(problem: Problem, tmp_path: Pa
     with h5py.File(path, "r+") as file:
         file[f"xdirection/{place}"][:] = 1.0
     with pytest.raises(StoreError, match=r"moves norm.running_var, expected zeros for what is no trainable parameter"):
+        read_li_directions(path, problem)
+
+
+def test_tied_parameters_have_one_direction(problem: Problem, tmp_path: Path) -> None:
+    path = write_li_directions(random_directions(problem), tmp_path / "d.h5", problem, kind="states")
+    with h5py.File(path, "r+") as file:
+        file[f"xdirection/{list(problem.model.state_dict()).index('three.weight')}"][:] = 1.0
+    with pytest.raises(StoreError, match=r"got two directions for two.weight, which is tied, expected one in both"):
         read_li_directions(path, problem)
 
 

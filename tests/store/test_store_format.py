@@ -32,7 +32,8 @@ def dtype_of(dataset: h5py.Dataset) -> str:
 
 
 def test_every_dataset_is_documented(tmp_path: Path) -> None:
-    run = train_run(Experiment(Settings("ssam_d(0.1)", epochs=1, batch_size=32), train=64, test=32), tmp_path / "run")
+    small = Experiment(Settings("ssam_d(0.1)", epochs=1, batch_size=32), train=64, test=32)
+    run = train_run(small, tmp_path / "run", record_every=1)
     analyze_run(run, ["ratio", "masks"], Analysis(examples=32))
     described = [
         (pattern(path.strip("`")), dtype, axes) for path, dtype, axes, _ in rows("| path | dtype | axes | meaning |")
@@ -52,7 +53,7 @@ def test_every_dataset_is_documented(tmp_path: Path) -> None:
             assert axes == "any" or dataset.ndim == (0 if axes == "scalar" else 1), name
             assert ("type" in dataset.attrs) == (dtype_of(dataset) == "uint8" and "masks/" in name)
             met.add(path.pattern)
-        drawers = ("checkpoints", "masks", "steps", "results")
+        drawers = ("checkpoints", "trajectory", "masks", "steps", "results")
         inside = [file[drawer][name] for drawer in drawers for name in file[drawer]]
         parts = [file, file["run"], file["history"], *inside]
         for part in parts:
