@@ -1,0 +1,81 @@
+"""How long the runs of a plan take on this machine: from finished runs, or from a timed pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from sharpscope import models
+from sharpscope.history import History
+from sharpscope.optimizers.text import parse
+from sharpscope.recipes.numbers import expected_extra
+from sharpscope.recipes.plan import Cell
+from sharpscope.recipes.work import finished
+from sharpscope.vectors import generator
+
+__all__ = ["SHAPES", "Pace", "passes"]
+
+SHAPES = {  # of one image, and the number of classes
+    "digits": ((1, 8, 8), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "imagenet": ((3, 224, 224), 1000),
+}
+_TIMED = 64  # images at most in a timed pass of a small picture
+_PIXELS = 1 << 16  # of a timed pass, so that large networks do not take minutes
+
+
+def passes(cell: Cell) -> float:
+    """Forward-backward pairs of the whole training, as expected."""
+    rule = parse(cell.experiment.settings.rule)
+    return cell.steps * (1.0 + expected_extra(rule, cell.steps))
+
+
+class Pace:
+    """Seconds per forward-backward pair by model, data and batch size."""
+
+    def __init__(self, out: str | Path) -> None:
+        self._out = out
+        self._known: dict[tuple[str, str, int], float] = {}
+
+    def learn(self, cells: Iterable[Cell]) -> None:
+        """Take the pace of every finished run."""
+        found: dict[tuple[str, str, int], list[float]] = {}
+        for cell in cells:
+            run = finished(cell, self._out)
+            history = run.history if run else None
+            if isinstance(history, History):
+                found.setdefault(_key(cell), []).append(float(history.seconds[-1] / history.passes[-1]))
+        self._known |= {key: sorted(paces)[len(paces) // 2] for key, paces in found.items()}
+
+    def seconds(self, cell: Cell) -> float:
+        """Estimated time of a run's training; analyses come on top."""
+        key = _key(cell)
+        if key not in self._known:
+            self._known[key] = _timed(cell)
+        return self._known[key] * passes(cell)
+
+
+def _key(cell: Cell) -> tuple[str, str, int]:
+    return cell.experiment.data, cell.experiment.model, cell.experiment.settings.batch_size
+
+
+def _timed(cell: Cell) -> float:
+    """The second of two passes on made-up images, scaled to the batch size."""
+    shape, classes = SHAPES[cell.experiment.data]
+    batch = cell.experiment.settings.batch_size
+    count = max(2, min(batch, _TIMED, _PIXELS // (shape[1] * shape[2] * 16)))
+    model = models.build(cell.experiment.model, shape, classes)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(count, *shape, generator=generator("pace"))
+    y = torch.arange(count) % classes
+    spent = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        F.cross_entropy(model(x), y).backward()
+        spent = time.perf_counter() - began
+    return spent * batch / count

@@ -1,0 +1,56 @@
+"""Trying a recipe out: a few steps of every rule, with the recipe's networks and shapes, on made-up images."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sharpscope.recipes.drawings import draw
+from sharpscope.recipes.gather import entries, verdicts
+from sharpscope.recipes.plan import Cell
+from sharpscope.recipes.read import RecipeError, read
+from sharpscope.recipes.reproduce import Task
+from sharpscope.recipes.table import write_tables
+from sharpscope.recipes.work import work
+
+__all__ = ["trial"]
+
+BATCH = 2
+
+
+def trial(task: Task, steps: int, say: Callable[[str], object] = lambda text: None) -> None:
+    """Run every recipe of a task to its table and figure within ``steps`` optimizer steps a run.
+
+    Networks, shapes of the images, numbers of classes and rules are those of the recipe; batches have two images, there
+    is one seed, one epoch, and analyses are coarse.  Nothing is kept.
+    """
+    if steps < 1:
+        raise RecipeError(f"got --steps {steps}, expected at least 1: change it")
+    for name, cells in dataclasses.replace(task, seeds=1).cells().items():
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="sharpscope-") as folder:
+            small = [_shortened(cell, steps) for cell in cells]
+            work([[cell] for cell in {cell.folder: cell for cell in small}.values()], folder, progress=False)
+            recipe = read(name)
+            found = entries(recipe, small, folder, task.k)
+            decided = verdicts(recipe, found)
+            paths = write_tables(recipe, found, decided, Path(folder, "table"), "", task.scale, task.k)
+            paths += draw(recipe, found, Path(folder, "table"))
+        say(f"{name}: {len(small)} runs of {steps} steps, {len(paths)} files, {time.monotonic() - began:.1f} s")
+
+
+def _shortened(cell: Cell, steps: int) -> Cell:
+    settings = dataclasses.replace(cell.experiment.settings, steps=steps, batch_size=BATCH)
+    experiment = dataclasses.replace(
+        cell.experiment,
+        settings=settings,
+        data=f"synthetic:{cell.experiment.data}",
+        root=None,
+        train=BATCH * steps,
+        test=BATCH,
+    )
+    analysis = dataclasses.replace(cell.analysis, examples=BATCH, k=2, tol=1.0, resolution=3)
+    return dataclasses.replace(cell, experiment=experiment, analysis=analysis, examples=BATCH * steps)
