@@ -81,6 +81,7 @@ def train_run(
     keep_checkpoints: int = 1,
     record_every: int | None = None,
     checkpoint_seconds: float = 0.0,
+    keep_best: bool = False,
     progress: bool | None = None,
     run: Run | None = None,
 ) -> Run:
@@ -95,6 +96,7 @@ def train_run(
             keeps none, and goes on as before where it resumes.
         checkpoint_seconds: epochs that end sooner than so long after the last checkpoint make none, but for the last
             epoch; what is kept of a short run then costs less than its training.
+        keep_best: keep the checkpoint of the lowest test error too, the first of them, beside the last ones.
         progress: show a progress bar; None shows it on a terminal only.
         run: an open, empty run to use instead of ``path``.
 
@@ -113,7 +115,7 @@ def train_run(
     _check_same(run, experiment)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
         recorder = _Recorder(run, network, _recorded(run, record_every), experiment.settings)
-        _train(run, experiment, images, network, keep_checkpoints, checkpoint_seconds, progress, recorder)
+        _train(run, experiment, images, network, keep_checkpoints, checkpoint_seconds, keep_best, progress, recorder)
     return run
 
 
@@ -137,6 +139,7 @@ def _train(
     network: nn.Module,
     keep: int,
     pause: float,
+    keep_best: bool,
     progress: bool | None,
     recorder: _Recorder,
 ) -> None:
@@ -145,6 +148,7 @@ def _train(
     start = run.checkpoint() if steps else None
     epoch_steps = -(-images.sizes[0] // experiment.settings.batch_size)
     recorder.start(steps[-1] if steps else 0, epoch_steps)
+    total = experiment.settings.total(epoch_steps)
     kept = time.monotonic()
     with run.step_writer(after=steps[-1] if steps else 0) as points:
 
@@ -158,17 +162,18 @@ def _train(
             nonlocal kept
             if epoch.masks:
                 run.add_masks(epoch.step, epoch.masks, replace=True)
-            if time.monotonic() - kept < pause and epoch.step < experiment.settings.total(epoch_steps):
+            best = min((epoch.history.best + 1) * epoch_steps, total) if keep_best else None
+            if time.monotonic() - kept < pause and epoch.step not in (best, total):
                 return
             kept = time.monotonic()
             run.add_checkpoint(epoch.step, epoch.checkpoint(), replace=True)
             run.set_history(epoch.history)
-            run.prune(keep)
+            run.prune(keep, best)
 
         history = train(network, images, experiment.settings, start, on_epoch, progress, on_step)
     if run.history != history:  # it was stopped between its last checkpoint and its last curve
         run.set_history(history)
-    run.prune(keep)
+    run.prune(keep, min((history.best + 1) * epoch_steps, total) if keep_best else None)
 
 
 class _Recorder:
