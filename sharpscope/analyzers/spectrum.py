@@ -122,8 +122,8 @@ def spectrum(
         seed: of the starting vector.
         which: "largest", "smallest", or "both" ends of the spectrum, k eigenvalues each, from the same products.
         vectors: keep the Ritz vectors of ``eigenvalues``, (k, n).
-        start: an earlier result with ``vectors`` of a similar operator.  Then the guard pair need only be told apart
-            from the k-th: that none larger was missed rests on the earlier result and a tenth of a random direction.
+        start: an earlier result with ``vectors`` of a similar operator, where to begin, with a tenth of a random
+            direction for what it does not hold.  The result is held to the same tolerances, the guard pair's included.
         starts: random directions that must agree.  One may miss copies of an exactly multiple eigenvalue, 2 do not.
         confirm: "together", or "each": one fresh product per pair gives its true residual.
         basis: most Krylov vectors held at once (memory: basis + 3 vectors); 2 k + 20 by default; for a lower end, which
@@ -144,7 +144,7 @@ def spectrum(
     with torch.no_grad(), bar(None, f"spectrum, {k} eigenvalues", progress) as shown:
         ritz = thick_restart(
             operator, top, tol, seed, basis or 2 * (top + low) + (48 if low else 18), max_products,
-            lambda: shown.update(1), low=low, start=begin, starts=starts, loose=start is not None,
+            lambda: shown.update(1), low=low, start=begin, starts=starts,
         )  # fmt: skip
         residuals, noise = _confirm(operator, ritz, seed, confirm == "each")
     _check_noise(operator, np.concatenate([ritz.scales[:k], ritz.scales[pairs : pairs + k]]), noise, tol)
