@@ -30,7 +30,11 @@ class Spectrum(Result):
     vector); ``errors`` are the smaller bounds that the gaps between the eigenvalues allow.
     """
 
-    dims: ClassVar[Dims] = {"eigenvalues residuals": "index", "vectors": "index coordinate"}
+    dims: ClassVar[Dims] = {
+        "eigenvalues residuals": "index",
+        "vectors": "index coordinate",
+        "guard_vector": "coordinate",
+    }
 
     eigenvalues: np.ndarray  # (k,) float64, descending (which="smallest": ascending); loss per squared unit of weight
     residuals: np.ndarray  # (k,) float64, |H u - lambda u| of the unit Ritz vector u, same unit
@@ -48,6 +52,7 @@ class Spectrum(Result):
     lowest_residuals: np.ndarray | None = None  # which="both": (k,) float64, theirs
     vectors: np.ndarray | None = None  # (k, n) Ritz vectors of ``eigenvalues`` as rows, or None
     how: str = ""  # how products of a Problem were computed; hessian(problem, mode=how) repeats them
+    guard_vector: np.ndarray | None = None  # (n,) Ritz vector of the guard beside ``vectors``: for a warm start
 
     @property
     def ratio(self) -> float:
@@ -155,6 +160,7 @@ def spectrum(
         values[:k], residuals[:k], guard[0], guard[1], noise, operator.products - before, ritz.restarts, operator.size,
         tol, seed, operator.text, which, values[low_end] if low_end else None, residuals[low_end] if low_end else None,
         ritz.vectors[:k].cpu().numpy().copy() if vectors else None, operator.plan.how if operator.plan else "",
+        ritz.vectors[k].cpu().numpy().copy() if vectors and pairs > k else None,
     )  # fmt: skip
 
 
@@ -169,7 +175,7 @@ def operator_of(problem: Problem | Operator, verb: str) -> Operator:
 
 
 def _begin(start: Spectrum | None, operator: Operator, seed: int) -> Tensor | None:
-    """The sum of the former Ritz vectors, and a tenth of a random direction for what they do not hold."""
+    """The sum of the former Ritz vectors, the guard among them, and a tenth of a random direction."""
     if start is None:
         return None
     vectors = start.vectors if isinstance(start, Spectrum) else None
@@ -181,7 +187,8 @@ def _begin(start: Spectrum | None, operator: Operator, seed: int) -> Tensor | No
         )
     random = torch.randn(operator.size, generator=generator("warm start", seed), dtype=torch.float64)
     random = (0.1 / length(random) * random).to(operator.device, operator.dtype)
-    return random.add_(torch.as_tensor(vectors.sum(0) / np.sqrt(len(vectors)), device=operator.device))
+    held = vectors if start.guard_vector is None else np.vstack([vectors, start.guard_vector])
+    return random.add_(torch.as_tensor(held.sum(0) / np.sqrt(len(held)), device=operator.device))
 
 
 def _confirm(operator: Operator, ritz: Ritz, seed: int, each: bool) -> tuple[np.ndarray, float]:
