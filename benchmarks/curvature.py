@@ -1,9 +1,8 @@
 """``make bench-curvature``: certified spectra beside other tools, on a ResNet-20 trained on CIFAR-10.
 
 ``python -m benchmarks.curvature 500`` runs one part: 500, 2000 (images), power, density, own, memory,
-along, fine, layers, starts.  The
-trained network is kept in runs/bench-resnet20; SHARPSCOPE_CIFAR10 names the folder of the CIFAR-10 files.  Times are
-processor seconds of one thread, which other programs disturb least.
+along, fine, layers, starts.  The trained network is kept in runs/bench-resnet20; SHARPSCOPE_CIFAR10 names the folder of
+the CIFAR-10 files.  Times are processor seconds of one thread, which other programs disturb least.
 """
 
 from __future__ import annotations

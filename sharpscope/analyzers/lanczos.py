@@ -52,7 +52,6 @@ def thick_restart(
     low: int = 0,
     start: Tensor | None = None,
     starts: int = 1,
-    loose: bool = False,
 ) -> Ritz:
     """The ``count`` largest and ``low`` smallest (algebraic) Ritz pairs, each with residual <= tol |value|.
 
@@ -61,8 +60,7 @@ def thick_restart(
     that takes 1 / sqrt(residual) products to tell from what lies close to it) to tol M / 10.
     ``basis`` bounds the vectors kept, ``most`` the products; ``tick`` is called after each product.  ``start`` is where
     to begin, a random vector if None; ``starts`` random directions must agree, the later ones drawn orthogonal to what
-    the earlier ones found.  ``loose``: of the innermost pair of each end it is enough to be told apart from the next
-    one outwards.  Raises ArithmeticError when ``most`` does not suffice or a product is not finite.
+    the earlier ones found.  Raises ArithmeticError when ``most`` does not suffice or a product is not finite.
     """
     krylov = _Krylov(operator, min(basis, operator.size), generator("lanczos", seed), start)
     least = min(count + low, operator.size)
@@ -76,9 +74,6 @@ def thick_restart(
         floors[count:] = _LOWER
         scales = np.maximum(np.abs(values[ends]), floors * np.abs(values).max())
         small = bounds <= tol * scales
-        if loose and len(ends) == count + low:
-            for last in {count - 1, count + low - 1} - {-1, 0, count}:
-                small[last] |= abs(values[ends[last]] - values[ends[last - 1]]) > bounds[last] + bounds[last - 1]
         level, fine = 0.1 * tol * float(scales.min()), bool(np.all(bounds <= 0.2 * tol * scales))
         if krylov.filled >= least and krylov.settled(values[ends], bounds, bool(np.all(small)), fine, level, starts):
             krylov.mix(mixing[:, ends])

@@ -30,7 +30,11 @@ class Spectrum(Result):
     vector); ``errors`` are the smaller bounds that the gaps between the eigenvalues allow.
     """
 
-    dims: ClassVar[Dims] = {"eigenvalues residuals": "index", "vectors": "index coordinate"}
+    dims: ClassVar[Dims] = {
+        "eigenvalues residuals": "index",
+        "vectors": "index coordinate",
+        "guard_vector": "coordinate",
+    }
 
     eigenvalues: np.ndarray  # (k,) float64, descending (which="smallest": ascending); loss per squared unit of weight
     residuals: np.ndarray  # (k,) float64, |H u - lambda u| of the unit Ritz vector u, same unit
@@ -48,6 +52,7 @@ class Spectrum(Result):
     lowest_residuals: np.ndarray | None = None  # which="both": (k,) float64, theirs
     vectors: np.ndarray | None = None  # (k, n) Ritz vectors of ``eigenvalues`` as rows, or None
     how: str = ""  # how products of a Problem were computed; hessian(problem, mode=how) repeats them
+    guard_vector: np.ndarray | None = None  # (n,) Ritz vector of the guard beside ``vectors``: for a warm start
 
     @property
     def ratio(self) -> float:
@@ -122,8 +127,8 @@ def spectrum(
         seed: of the starting vector.
         which: "largest", "smallest", or "both" ends of the spectrum, k eigenvalues each, from the same products.
         vectors: keep the Ritz vectors of ``eigenvalues``, (k, n).
-        start: an earlier result with ``vectors`` of a similar operator.  Then the guard pair need only be told apart
-            from the k-th: that none larger was missed rests on the earlier result and a tenth of a random direction.
+        start: an earlier result with ``vectors`` of a similar operator, where to begin, with a tenth of a random
+            direction for what it does not hold.  The result is held to the same tolerances, the guard pair's included.
         starts: random directions that must agree.  One may miss copies of an exactly multiple eigenvalue, 2 do not.
         confirm: "together", or "each": one fresh product per pair gives its true residual.
         basis: most Krylov vectors held at once (memory: basis + 3 vectors); 2 k + 20 by default; for a lower end, which
@@ -144,7 +149,7 @@ def spectrum(
     with torch.no_grad(), bar(None, f"spectrum, {k} eigenvalues", progress) as shown:
         ritz = thick_restart(
             operator, top, tol, seed, basis or 2 * (top + low) + (48 if low else 18), max_products,
-            lambda: shown.update(1), low=low, start=begin, starts=starts, loose=start is not None,
+            lambda: shown.update(1), low=low, start=begin, starts=starts,
         )  # fmt: skip
         residuals, noise = _confirm(operator, ritz, seed, confirm == "each")
     _check_noise(operator, np.concatenate([ritz.scales[:k], ritz.scales[pairs : pairs + k]]), noise, tol)
@@ -155,6 +160,7 @@ def spectrum(
         values[:k], residuals[:k], guard[0], guard[1], noise, operator.products - before, ritz.restarts, operator.size,
         tol, seed, operator.text, which, values[low_end] if low_end else None, residuals[low_end] if low_end else None,
         ritz.vectors[:k].cpu().numpy().copy() if vectors else None, operator.plan.how if operator.plan else "",
+        ritz.vectors[k].cpu().numpy().copy() if vectors and pairs > k else None,
     )  # fmt: skip
 
 
@@ -169,7 +175,7 @@ def operator_of(problem: Problem | Operator, verb: str) -> Operator:
 
 
 def _begin(start: Spectrum | None, operator: Operator, seed: int) -> Tensor | None:
-    """The sum of the former Ritz vectors, and a tenth of a random direction for what they do not hold."""
+    """The sum of the former Ritz vectors, the guard among them, and a tenth of a random direction."""
     if start is None:
         return None
     vectors = start.vectors if isinstance(start, Spectrum) else None
@@ -181,7 +187,8 @@ def _begin(start: Spectrum | None, operator: Operator, seed: int) -> Tensor | No
         )
     random = torch.randn(operator.size, generator=generator("warm start", seed), dtype=torch.float64)
     random = (0.1 / length(random) * random).to(operator.device, operator.dtype)
-    return random.add_(torch.as_tensor(vectors.sum(0) / np.sqrt(len(vectors)), device=operator.device))
+    held = vectors if start.guard_vector is None else np.vstack([vectors, start.guard_vector])
+    return random.add_(torch.as_tensor(held.sum(0) / np.sqrt(len(held)), device=operator.device))
 
 
 def _confirm(operator: Operator, ritz: Ritz, seed: int, each: bool) -> tuple[np.ndarray, float]:
