@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -44,7 +44,7 @@ USUAL = [
     (h5py.h5t.py_create(np.dtype(name)), np.dtype(name))
     for name in ("<f4", "<f8", "<i8", "<f2", "<u2", "<u1", "<i4", "<i2", "<i1", "<u4", "<u8")
 ]
-Object = h5py.h5g.GroupID | h5py.h5d.DatasetID
+Object: TypeAlias = "h5py.h5g.GroupID | h5py.h5d.DatasetID"
 
 
 @contextmanager
@@ -144,7 +144,7 @@ class _Walk:
             )
         self.meet(address, path)
         found = h5py.h5o.open(group, name.encode())
-        if not isinstance(found, Object):
+        if not isinstance(found, h5py.h5g.GroupID | h5py.h5d.DatasetID):
             raise self.refuse(path, "a committed datatype", "groups and datasets")
         return found
 
