@@ -1,6 +1,6 @@
 """Trees: nested dictionaries, lists and tuples of numbers, texts, arrays and tensors, exactly as they were.
 
-What a tree becomes in HDF5 (the attributes of all nodes stand in one text beside the tree, ``nodes.ATTRIBUTES``; those of
+What a tree becomes in HDF5 (the attributes of all nodes stand in one text beside them, ``nodes.ATTRIBUTES``; those of
 a dataset whose dtype or shape is not that of what it means stand at the dataset itself):
 
 - dict: group, ``type="dict"``; children have ``index`` (their place), int keys ``key="int"``
