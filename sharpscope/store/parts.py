@@ -30,7 +30,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def _from_1(attributes: dict[str, Any]) -> dict[str, Any]:
     return rest | {"packages": ", ".join(f"{name} {attributes[name]}" for name in names)}
 
 
-UPGRADES = {1: _from_1, 2: dict}  # schema: attributes as the next schema has them
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: dict}  # schema: attributes as the next schema has them
 
 
 def check_header(group: h5py.Group, where: str, kind: str | None) -> None:
