@@ -168,7 +168,8 @@ def _from_1(attributes: dict[str, Any]) -> dict[str, Any]:
     return rest | {"packages": ", ".join(f"{name} {attributes[name]}" for name in names)}
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: dict}  # schema: attributes as the next schema has them
+# schema: attributes as the next schema has them
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: dict}
 
 
 def check_header(group: h5py.Group, where: str, kind: str | None) -> None:
