@@ -147,7 +147,7 @@ class _Walk:
             )
         self.meet(address, path)
         found = h5py.h5o.open(group, name.encode())
-        if not isinstance(found, Object):
+        if not isinstance(found, h5py.h5g.GroupID | h5py.h5d.DatasetID):
             raise self.refuse(path, "a committed datatype", "groups and datasets")
         return found
 

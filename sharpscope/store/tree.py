@@ -1,19 +1,18 @@
 """Trees: nested dictionaries, lists and tuples of numbers, texts, arrays and tensors, exactly as they were.
 
-What a tree becomes in HDF5 (every group and dataset has an attribute ``type``):
+What a tree becomes in HDF5 (the attributes of all nodes stand in one text beside them, ``nodes.ATTRIBUTES``; those of
+a dataset whose dtype or shape is not that of what it means stand at the dataset itself):
 
-=============================  ========================================================================================
-in Python                      in HDF5
-=============================  ========================================================================================
-dict                           group, ``type="dict"``; children have ``index`` (their place), int keys ``key="int"``
-list, tuple                    group, ``type="list"`` or ``"tuple"``, children "0", "1", ... list, tuple of
-int/float/str   one-dimensional dataset, ``of="int"``, ``"float"`` or ``"str"`` (fixed-length UTF-8) None
-empty dataset, ``type="none"`` bool, int, float, str          scalar uint8, int64, float64, fixed-length UTF-8 numpy
-array, numpy scalar      dataset of that dtype and shape, ``type="array"`` or ``"scalar"``, ``dtype="float32"``
-torch tensor                   the same, ``type="tensor"`` bool array or tensor           uint8 bits (first entry in the
-highest bit; gzip when long), ``dtype="bool"``, ``shape`` complex                        one more dimension of length 2:
-real, imaginary part bfloat16, float8               the bits as uint16 or uint8 =============================
-========================================================================================
+- dict: group, ``type="dict"``; children have ``index`` (their place), int keys ``key="int"``
+- list, tuple: group, ``type="list"`` or ``"tuple"``, children "0", "1", ...
+- list, tuple of int/float/str: one-dimensional dataset, ``of="int"``, ``"float"`` or ``"str"`` (fixed-length UTF-8)
+- None: empty dataset, ``type="none"``
+- bool, int, float, str: scalar uint8, int64, float64, fixed-length UTF-8
+- numpy array, numpy scalar: dataset of that dtype and shape, ``type="array"`` or ``"scalar"``, ``dtype="float32"``
+- torch tensor: the same, ``type="tensor"``
+- bool array or tensor: uint8 bits (first entry in the highest bit; gzip when long), ``dtype="bool"``, ``shape``
+- complex: one more dimension of length 2: real, imaginary part
+- bfloat16, float8: the bits as uint16 or uint8
 
 Keys are the names of groups and datasets, dots and all; only what HDF5 cannot hold is written as ``%2F`` (slash),
 ``%00``, ``%2E`` (a key that is one dot), ``%`` (an empty key) and ``%25`` (the percent sign itself).  Tensors come back

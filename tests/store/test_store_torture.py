@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.campaigns import OPERATIONS, run_campaigns, strace
+from tests.store.campaigns import run_campaigns, strace
 
 
 @pytest.fixture
@@ -22,11 +22,11 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_short_campaigns(place: Path) -> None:
-    # every 300th call of each kind, from a random one on
-    faults = {} if strace() is None else {f"faults-{name}": 300 for name in OPERATIONS}
-    counts = {"training": 2, "surface": 1, "spectrum": 1, "pack": 2, "prune": 2, "readers": 20, "mutations": 30}
+    # every 60th call of each kind, from a random one on
+    faults = {} if strace() is None else {f"faults-{name}": 60 for name in ("checkpoint", "prune", "pack")}
+    counts = {"training": 2, "surface": 1, "spectrum": 1, "pack": 2, "prune": 2, "readers": 10, "mutations": 20}
     found = run_campaigns(place, counts | faults)
     assert all(found[name]["kills"] == counts[name] for name in ("training", "surface", "spectrum", "pack", "prune"))
-    assert found["readers"]["states seen"] > 5
-    assert found["mutations"]["refused, by name"] > 15 and found["mutations"]["crashes of the child"] == 0
+    assert found["readers"]["states seen"] > 2
+    assert found["mutations"]["refused, by name"] > 8 and found["mutations"]["crashes of the child"] == 0
     assert not faults or sum(found[name]["refused, in one sentence"] for name in faults) > 0
