@@ -38,11 +38,21 @@ def draw_relief(ax: Any, surface: Surface, scale: LossScale, trajectory: Traject
         shade=False,
     )  # fmt: skip
     low, high = (np.log10(scale.levels[[0, -1]]) if scale.log else scale.levels[[0, -1]]).tolist()
-    ax.contour(alpha, beta, heights, zdir="z", offset=low, levels=_floor(scale), colors="grey", linewidths=0.5)
+    ax.contour(
+        alpha,
+        beta,
+        heights,
+        zdir="z",
+        offset=low,
+        levels=_floor(scale),
+        colors="grey",
+        linewidths=0.5,
+        linestyles="solid",
+    )
     ax.set_zlim(low, high)
     ticks = scale.ticks
     ax.set_zticks(np.log10(ticks) if scale.log else ticks, [tick_text(tick) for tick in ticks])
-    ax.set_box_aspect((1.0, 1.0, 0.65), zoom=0.95)
+    ax.set_box_aspect((1.0, 1.0, 0.65), zoom=0.86)
     ax.view_init(elev=32.0, azim=-58.0)
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.pane.set_alpha(0.0)
