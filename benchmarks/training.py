@@ -20,7 +20,7 @@ from sharpscope.settings import Settings
 from sharpscope.training import train
 
 ROOT = Path(os.environ.get("SHARPSCOPE_CIFAR10", Path(__file__).parents[1] / "../shared/data/cifar-10-batches-bin"))
-STEPS, BATCH, RUNS = 6, 128, 5
+STEPS, BATCH, RUNS = 4, 128, 5
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
