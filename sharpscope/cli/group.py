@@ -65,6 +65,4 @@ def _progress_of(options: dict[str, Any]) -> str:
     )
 
 
-ROOT = click.option(
-    "--root", metavar="DIR", help="Folder of the data files (cifar-10-batches-bin, or ImageNet's with train and val)."
-)
+ROOT = click.option("--root", metavar="DIR", help="Folder of the data files, as they are unpacked.")
