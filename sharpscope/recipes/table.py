@@ -62,6 +62,7 @@ def _rows(recipe: Recipe, found: Sequence[Entry], scale: str, k: float) -> Rows:
         for name in ("expected", "extra"):
             if name not in recipe.measures:
                 row[MEASURES[name].label] = f"{entry.values[name].mean:.3f}"
+                row |= _beside(recipe, entry, name, scale, several)
         rows.append(row)
     return _filled(rows)
 
@@ -79,7 +80,7 @@ def _beside(recipe: Recipe, entry: Entry, quantity: str, scale: str, several: bo
     chosen = [name for name in known if name in ("*", entry.column.name)]
     if scale != "paper" and not chosen:
         chosen = [name for name in known if name in entry.column.beside] if entry.column.beside else known[:4]
-    label = {"error": "", "accuracy": ""}.get(quantity, f" {quantity}")
+    label = {"error": "", "accuracy": "", "flops": " FLOPs", "expected": " Delta-eta"}.get(quantity, f" {quantity}")
     found = {}
     for column in chosen:
         name = "paper" if column in ("*", entry.column.name) else f"paper, {column}"

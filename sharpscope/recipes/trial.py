@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from sharpscope.recipes.drawings import draw
 from sharpscope.recipes.gather import entries, verdicts
-from sharpscope.recipes.plan import Cell
+from sharpscope.recipes.plan import Cell, unique
 from sharpscope.recipes.read import RecipeError, read
 from sharpscope.recipes.reproduce import Task
 from sharpscope.recipes.table import write_tables
@@ -25,21 +26,29 @@ def trial(task: Task, steps: int, say: Callable[[str], object] = lambda text: No
     """Run every recipe of a task to its table and figure within ``steps`` optimizer steps a run.
 
     Networks, shapes of the images, numbers of classes and rules are those of the recipe; batches have two images, there
-    is one seed, one epoch, and analyses are coarse.  Nothing is kept.
+    is one seed, and analyses are coarse.  Of rows whose rules differ in numbers alone, the first is run.  Nothing is
+    kept.
     """
     if steps < 1:
         raise RecipeError(f"got --steps {steps}, expected at least 1: change it")
-    for name, cells in dataclasses.replace(task, seeds=1).cells().items():
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="sharpscope-") as folder:
-            small = [_shortened(cell, steps) for cell in cells]
-            work([[cell] for cell in {cell.folder: cell for cell in small}.values()], folder, progress=False)
+    with tempfile.TemporaryDirectory(prefix="sharpscope-") as folder:
+        for name, cells in dataclasses.replace(task, seeds=1).cells().items():
+            began = time.monotonic()
+            chosen = {_kind(cell): _shortened(cell, steps) for cell in reversed(cells)}
+            small = list(reversed(chosen.values()))
+            work(unique(small), folder, progress=False)
             recipe = read(name)
             found = entries(recipe, small, folder, task.k)
             decided = verdicts(recipe, found)
             paths = write_tables(recipe, found, decided, Path(folder, "table"), "", task.scale, task.k)
             paths += draw(recipe, found, Path(folder, "table"))
-        say(f"{name}: {len(small)} runs of {steps} steps, {len(paths)} files, {time.monotonic() - began:.1f} s")
+            say(f"{name}: {len(small)} runs of {steps} steps, {len(paths)} files, {time.monotonic() - began:.1f} s")
+
+
+def _kind(cell: Cell) -> tuple[str, str, str]:
+    """Network, data, and the rule without its numbers."""
+    rule = re.sub(r"\d+(\.\d+)?(e-?\d+)?", "#", cell.experiment.settings.rule)
+    return cell.experiment.model, cell.experiment.data, rule
 
 
 def _shortened(cell: Cell, steps: int) -> Cell:
