@@ -12,6 +12,7 @@ from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
 from sharpscope.analyzers.profile import MaskProfile
 from sharpscope.analyzers.ratio import GradientRatio, RatioSeries, gradient_ratio
 from sharpscope.analyzers.record import RatioRecorder
+from sharpscope.analyzers.sharpness import Sharpness, sharpness
 from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surface import Line, Surface, line, surface
 from sharpscope.analyzers.trace import Trace, trace
@@ -84,6 +85,7 @@ __all__ = [
     "RatioRecorder",
     "RatioSeries",
     "Result",
+    "Sharpness",
     "Spectrum",
     "Steps",
     "Surface",
@@ -97,6 +99,7 @@ __all__ = [
     "mask_overlap",
     "mask_profile",
     "resumable",
+    "sharpness",
     "spectrum",
     "surface",
     "trace",

@@ -17,6 +17,7 @@ from sharpscope.analyzers.mask_profile import mask_profile
 from sharpscope.analyzers.masks import mask_overlap
 from sharpscope.analyzers.profile import MaskProfile
 from sharpscope.analyzers.ratio import GradientRatio, RatioSeries, gradient_ratio
+from sharpscope.analyzers.sharpness import Sharpness, sharpness
 from sharpscope.analyzers.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surface import Surface, surface
 from sharpscope.analyzers.track import Track, track
@@ -63,7 +64,7 @@ class Analysis:
     tol: float = 1e-3
     resolution: int = 31
     span: float = 1.0
-    rho: float = 0.1  # of the perturbation behind r
+    rho: float = 0.1  # of the perturbation behind r, and of the ball of the sharpness
     probes: int = 10  # of the density
     steps: int = 80  # of each of them
     diagonal_probes: int = 16  # products behind the diagonal of the Hessian in a mask's profile
@@ -165,6 +166,7 @@ ANALYSES: dict[str, Callable[[Run, _Loaded, Analysis], Result | None]] = {
     "ratio_course": _ratio_course,
     "masks": _mask_overlap,
     "mask_profile": _mask_profile,
+    "sharpness": lambda run, problem, how: sharpness(problem(), how.rho, seed=how.seed, progress=how.progress),
     "density": _density,
     "layers": _curvature,
     "track": _track,
@@ -234,6 +236,8 @@ def _settings_of(result: Result) -> dict[str, Any]:
     if isinstance(result, Surface):
         span = float(result.alpha[-1])
         return {"resolution": len(result.alpha), "span": span, "seed": result.seed, "problem": result.problem}
+    if isinstance(result, Sharpness):
+        return {"rho": result.rho, "seed": result.seed, "problem": result.problem}
     if isinstance(result, GradientRatio):
         return {"perturbation": result.perturbation, "problem": result.problem}
     if isinstance(result, RatioSeries):

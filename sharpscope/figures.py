@@ -17,6 +17,7 @@ from sharpscope.analyzers.density import Density
 from sharpscope.analyzers.masks import MaskOverlap
 from sharpscope.analyzers.profile import MaskProfile
 from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
+from sharpscope.analyzers.sharpness import Sharpness
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Surface
 from sharpscope.analyzers.track import Track
@@ -45,6 +46,7 @@ _FIGURES: dict[str, tuple[type[Result], Callable[..., Any]]] = {
     "r_ratio_course": (RatioSeries, plots.ratio_courses),
     "surfaces": (Surface, plots.surfaces),
     "spectra": (Spectrum, plots.spectra),
+    "sharpnesses": (Sharpness, plots.sharpnesses),
     "densities": (Density, plots.densities),
     "layers": (Curvature, plots.curvatures),
     "tracks": (Track, plots.tracks),

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 ROWS: list[set[str]] = [
     # the ground: its modules may import each other, as long as there is no cycle
     {"vectors", "schedules", "results", "frames", "distributed", "progress"}
-    | {"bits", "packed", "pieces", "losses", "examples", "tape"},
+    | {"bits", "packed", "pieces", "losses", "examples", "tape", "bounds", "convergence"},
     {"history"},
     {"problem"},
     {"products"},
@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"optimizers", "analyzers"},
     {"data", "models"},
     {"store", "plots", "settings"},
-    {"training", "figures", "resume"},
+    {"training", "figures", "resume", "theory"},
     {"runs"},
     {"analyses"},
     {"demo", "recipes"},

@@ -63,10 +63,15 @@ def test_an_interrupted_density_goes_on(finished: Run, monkeypatch: pytest.Monke
 
 def test_from_the_command_line_to_the_pictures(finished: Run, tmp_path: Path) -> None:
     small = ["--examples", "24", "--k", "2", "--tol", "0.05", "--probes", "3", "--steps", "8"]
-    done = CliRunner().invoke(main, ["analyze", str(finished.path), "--density", "--layers", "--track", *small])
+    done = CliRunner().invoke(
+        main, ["analyze", str(finished.path), "--density", "--layers", "--track", "--sharpness", *small]
+    )
     assert done.exit_code == 0, done.output
+    assert 0 < finished.results["sharpness"].first_order <= finished.results["sharpness"].worst  # type: ignore[attr-defined]
     layers = finished.results["layers"]
     assert layers.parts == ("features.0", "features.1", "features.3", "features.4", "features.6", "features.7", "head")  # type: ignore[attr-defined]
     drawn = CliRunner().invoke(main, ["figures", str(finished.path), "--out", str(tmp_path), "--format", "png"])
     assert drawn.exit_code == 0, drawn.output
-    assert {"densities.png", "layers.png", "tracks.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"densities.png", "layers.png", "tracks.png", "sharpnesses.png"} <= {
+        path.name for path in tmp_path.iterdir()
+    }

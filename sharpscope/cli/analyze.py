@@ -21,6 +21,7 @@ _FLAGS = {  # what each option of `analyze` computes
     "density": ("density",),
     "layers": ("layers",),
     "track": ("track",),
+    "sharpness": ("sharpness",),
 }
 
 
@@ -30,6 +31,7 @@ _FLAGS = {  # what each option of `analyze` computes
 @click.option("--density", is_flag=True, help="Density of all eigenvalues; takes probes x steps Hessian products.")
 @click.option("--layers", is_flag=True, help="Top eigenvalue and trace of every layer, share of eigenvectors.")
 @click.option("--track", is_flag=True, help="Top Hessian eigenvalues at every checkpoint (train --keep-checkpoints).")
+@click.option("--sharpness", is_flag=True, help="Rise of the loss: worst within rho, and mean under noise.")
 @click.option("--surface", is_flag=True, help="Filter-normalised loss surface.")
 @click.option("--ratio", is_flag=True, help="SAM-vs-SGD gradient ratio r, of every checkpoint that RUN keeps.")
 @click.option("--masks", is_flag=True, help="Overlap of the masks over training; does the last select what is sharp?")
@@ -42,7 +44,9 @@ _FLAGS = {  # what each option of `analyze` computes
     "--resolution", default=_ANALYSIS.resolution, show_default=True, help="Points along each axis of the surface."
 )
 @click.option("--span", default=_ANALYSIS.span, show_default=True, help="Half-width of the surface, in filter norms.")
-@click.option("--rho", default=_ANALYSIS.rho, show_default=True, help="Radius of the perturbation behind r.")
+@click.option(
+    "--rho", default=_ANALYSIS.rho, show_default=True, help="Radius of the perturbation behind r, and of the sharpness."
+)
 @click.option("--probes", default=_ANALYSIS.probes, show_default=True, help="Random vectors of the density.")
 @click.option("--steps", default=_ANALYSIS.steps, show_default=True, help="Lanczos steps of each.")
 @click.option(

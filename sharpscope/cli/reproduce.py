@@ -12,6 +12,7 @@ from sharpscope.cli.group import command, main
 from sharpscope.recipes.listing import listing
 from sharpscope.recipes.numbers import FLOPS
 from sharpscope.recipes.read import SCALES
+from sharpscope.recipes.theorems import THEOREMS, describe, prove, split
 from sharpscope.recipes.trial import trial
 
 
@@ -50,28 +51,35 @@ def _reproduce(
     \b
     Example: sharpscope reproduce --list
     Example: sharpscope reproduce ssam-table1 --scale small
+    Example: sharpscope reproduce ssam-theorem rst-theorem
     Example: sharpscope reproduce all --root cifar10=data/cifar-10-batches-bin
     Example: sharpscope reproduce rst-table3 --scale paper --shard 3/16 --root cifar10=data/cifar10
     """
-    chosen = recipes.names() if "all" in names or (as_list and not names) else names
+    known = (*recipes.names(), *THEOREMS)
+    chosen = known if "all" in names or (as_list and not names) else names
     if not chosen:
-        raise recipes.RecipeError(f"got no recipe, expected some of {', '.join(recipes.names())}, or all: name one")
+        raise recipes.RecipeError(f"got no recipe, expected some of {', '.join(known)}, or all: name one")
+    chosen, theorems = split(chosen)
     changes = dict(_change(one) for one in sets)
     words = [f"--seeds {seeds}"] if seeds else []
     words += [f"--set {one}" for one in sets] + ([f"--flops {flops}"] if flops != "conventional" else [])
     told = "".join(f" {word}" for word in words)
-    task = recipes.Task(
-        tuple(dict.fromkeys(chosen)), scale, seeds, out, figures, changes, _roots(roots), _k(flops), told
-    )
+    task = recipes.Task(chosen, scale, seeds, out, figures, changes, _roots(roots), _k(flops), told)
     if as_text:
         click.echo("\n".join(recipes.text(name) for name in task.names))
-    elif as_list:
+    if as_list and chosen:
         click.echo(listing(task))
-    elif steps is not None:
+    if (as_text or as_list) and theorems:
+        click.echo(describe(theorems, task))
+    if as_text or as_list:
+        return
+    if steps is not None and chosen:
         trial(task, steps, say=click.echo)
-    else:
+    elif chosen:
         for path in recipes.reproduce(task, share, say=click.echo):
             click.echo(str(path))
+    for path in prove(theorems, task, share, steps, say=click.echo):
+        click.echo(str(path))
 
 
 def _change(given: str) -> tuple[str, Any]:

@@ -21,9 +21,11 @@ from sharpscope.analyzers.density import Density
 from sharpscope.analyzers.masks import MaskOverlap
 from sharpscope.analyzers.profile import MaskProfile
 from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
+from sharpscope.analyzers.sharpness import Sharpness
 from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Line, Surface
 from sharpscope.analyzers.track import Track
+from sharpscope.convergence import Convergence
 from sharpscope.history import History
 from sharpscope.plots.compare import lines, ratio_courses, ratio_histograms, spectra, surfaces, training_curves
 from sharpscope.plots.compare_masks import mask_overlaps, mask_profiles
@@ -34,15 +36,19 @@ from sharpscope.plots.history import draw_history
 from sharpscope.plots.masks import draw_masks
 from sharpscope.plots.profile import draw_profile
 from sharpscope.plots.ratio import draw_ratio, draw_series
+from sharpscope.plots.sharpness import draw_sharpness, sharpnesses
 from sharpscope.plots.spectrum import draw_spectrum
 from sharpscope.plots.style import STYLE, method_styles, prepare
 from sharpscope.plots.surface import draw_line, draw_surface
+from sharpscope.plots.theory import convergences, draw_convergence
 from sharpscope.results import Result, draw_with
 
 __all__ = [
     "STYLE",
+    "convergences",
     "curvatures",
     "densities",
+    "draw_convergence",
     "draw_curvature",
     "draw_history",
     "draw_line",
@@ -50,6 +56,7 @@ __all__ = [
     "draw_profile",
     "draw_ratio",
     "draw_series",
+    "draw_sharpness",
     "draw_spectral_density",
     "draw_spectrum",
     "draw_surface",
@@ -62,6 +69,7 @@ __all__ = [
     "ratio_courses",
     "ratio_histograms",
     "save_figure",
+    "sharpnesses",
     "spectra",
     "surfaces",
     "tracks",
@@ -81,6 +89,8 @@ _DRAWINGS: dict[type[Result], tuple[Callable[..., Axes], Callable[..., Figure], 
     MaskOverlap: (draw_masks, mask_overlaps, (3.8, 3.1)),
     MaskProfile: (draw_profile, mask_profiles, (4.6, 2.6)),
     History: (draw_history, training_curves, (4.0, 2.7)),
+    Sharpness: (draw_sharpness, sharpnesses, (3.8, 2.7)),
+    Convergence: (draw_convergence, convergences, (4.0, 3.0)),
 }
 _SIZES = {"layers": (7.0, 3.4), "density": (7.0, 3.4), "map": (6.0, 3.6), "roc": (3.8, 3.6)}  # of a view
 

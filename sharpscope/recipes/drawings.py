@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from sharpscope import plots
 from sharpscope.history import History
+from sharpscope.optimizers.rules import Sometimes
+from sharpscope.optimizers.text import parse
+from sharpscope.pieces import resolve
 from sharpscope.plots import sweeps
 from sharpscope.recipes.gather import Entry
 from sharpscope.recipes.numbers import MEASURES
 from sharpscope.recipes.read import Recipe
 from sharpscope.recipes.verdicts import matching
+from sharpscope.schedules import value_at
 
 __all__ = ["DRAWINGS", "draw"]
+
+Figure = Any  # matplotlib's, which only the plots import
 
 
 def draw(recipe: Recipe, found: Sequence[Entry], folder: Path) -> list[Path]:
@@ -116,16 +121,11 @@ def _schedules(recipe: Recipe, own: Sequence[Entry]) -> dict[str, Figure]:
         steps = entry.runs[0].steps
         assert steps is not None
         coins = (np.diff(steps.passes, prepend=0.0) > 1.5).astype(float)
-        curves[entry.row.removeprefix("RST ")] = (_probabilities(entry), coins)
+        curves[entry.row.removeprefix("RST ")] = (_probabilities(entry)[: len(coins)], coins)
     return {"": sweeps.schedules(curves)}
 
 
 def _probabilities(entry: Entry) -> np.ndarray:
-    from sharpscope.optimizers.rules import Sometimes
-    from sharpscope.optimizers.text import parse
-    from sharpscope.pieces import resolve
-    from sharpscope.schedules import value_at
-
     steps = entry.cells[0].steps
     rule = resolve(parse(entry.cells[0].experiment.settings.rule), steps, steps)
     assert isinstance(rule, Sometimes)

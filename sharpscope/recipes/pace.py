@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from sharpscope import models
+from sharpscope.data.synthetic import SHAPES
 from sharpscope.history import History
 from sharpscope.optimizers.text import parse
 from sharpscope.recipes.numbers import expected_extra
@@ -17,14 +18,8 @@ from sharpscope.recipes.plan import Cell
 from sharpscope.recipes.work import finished
 from sharpscope.vectors import generator
 
-__all__ = ["SHAPES", "Pace", "passes"]
+__all__ = ["Pace", "passes"]
 
-SHAPES = {  # of one image, and the number of classes
-    "digits": ((1, 8, 8), 10),
-    "cifar10": ((3, 32, 32), 10),
-    "cifar100": ((3, 32, 32), 100),
-    "imagenet": ((3, 224, 224), 1000),
-}
 _TIMED = 64  # images at most in a timed pass of a small picture
 _PIXELS = 1 << 16  # of a timed pass, so that large networks do not take minutes
 
@@ -66,7 +61,7 @@ def _key(cell: Cell) -> tuple[str, str, int]:
 
 def _timed(cell: Cell) -> float:
     """The second of two passes on made-up images, scaled to the batch size."""
-    shape, classes = SHAPES[cell.experiment.data]
+    shape, classes, _ = SHAPES[cell.experiment.data]
     batch = cell.experiment.settings.batch_size
     count = max(2, min(batch, _TIMED, _PIXELS // (shape[1] * shape[2] * 16)))
     model = models.build(cell.experiment.model, shape, classes)

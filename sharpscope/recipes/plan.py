@@ -42,7 +42,7 @@ class Cell:
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         settings = self.experiment.settings
-        return -(-self.examples // settings.batch_size) * settings.epochs
+        return settings.total(-(-self.examples // settings.batch_size))
 
     @property
     def folder(self) -> str:

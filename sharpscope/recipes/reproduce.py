@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,3 @@ def report(task: Task, say: Callable[[str], object] = lambda text: None) -> list
     if len(task.names) > 1 and judged:
         written += write_summary(judged, Path(task.figures, task.scale))
     return written
-
-
-def sizes(cells: Sequence[Cell]) -> tuple[int, float]:
-    """Runs that differ, and their optimizer steps in all."""
-    groups = unique(cells)
-    return len(groups), float(sum(group[0].steps for group in groups))

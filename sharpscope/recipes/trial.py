@@ -52,5 +52,5 @@ def _shortened(cell: Cell, steps: int) -> Cell:
         train=BATCH * steps,
         test=BATCH,
     )
-    analysis = dataclasses.replace(cell.analysis, examples=BATCH, k=2, tol=1.0, resolution=3)
+    analysis = dataclasses.replace(cell.analysis, examples=BATCH, k=2, tol=0.5, resolution=3)
     return dataclasses.replace(cell, experiment=experiment, analysis=analysis, examples=BATCH * steps)
