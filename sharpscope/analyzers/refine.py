@@ -46,9 +46,9 @@ class _Grid:
 
     def __init__(self, evaluate: Callable[[np.ndarray], np.ndarray], alpha: np.ndarray, beta: np.ndarray) -> None:
         self.evaluate, self.shape = evaluate, (len(beta), len(alpha))
-        axes = [(axis - axis[0]) / (axis[-1] - axis[0]) * (len(axis) - 1) if len(axis) > 1 else axis * 0.0
-                for axis in (beta, alpha)]  # fmt: skip
-        self.places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)  # in steps of the grid
+        # a square whose sides are the axes, in steps of the longer one
+        axes = [max(self.shape) * (axis - axis[0]) / ((axis[-1] - axis[0]) or 1.0) for axis in (beta, alpha)]
+        self.places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
         self.values = np.full(len(self.places), math.nan)
         self.known = np.zeros(len(self.places), dtype=bool)
 
@@ -96,7 +96,7 @@ def refine(
     A coarse lattice comes first, then levels of 15 % more points each.  Between the evaluated points stands a cubic
     radial-basis interpolant (in one dimension the natural cubic spline) of asinh(loss / 2 floor), which is
     log(loss / floor) but for losses around the floor or below it; floor = 0.001 x the median |loss| of the coarse
-    level.  Most points of a level go where the interpolant is most in doubt: where evaluated points are predicted
+    level, or 0.1 x where some are negative.  Most points of a level go where the interpolant is most in doubt: where evaluated points are predicted
     worst from the others (leave-one-out errors, Rippa 1999), weighted with the squared distance to the next of them;
     the rest are drawn at random.  Points next to a non-finite one are always evaluated, so every region of non-finite
     points that a level meets is outlined exactly, and interpolation never looks into it.
@@ -147,11 +147,13 @@ def refine(
     floor = _floor(grid.values[grid.finite])
     worst = [math.inf] * len(_HELD_OUT)  # the largest error of every level's predictions
     history: list[tuple[float, float]] = []
+    clean = True  # the last level met no point that is not finite
     while True:
         guess = _guess(grid, floor)
         points = int(grid.known.sum())
         safety = _SAFETY * (1 + _FEW / points)
-        error = safety * float((_HELD_OUT * worst[-3:]).max()) + 2 * noise if points < len(guess) else 0.0
+        error = safety * float((_HELD_OUT * worst[-3:]).max()) + 2 * noise if clean else math.inf
+        error = error if points < len(guess) else 0.0
         history.append((points, error))
         found = _refined(grid, guess, floor, error, tolerance + 2 * noise, history)
         show(found)
@@ -159,8 +161,9 @@ def refine(
             return found
         level = _level(grid, guess, floor, noise, random)
         clean = grid.ask(level)
+        level = level[grid.finite[level]]
         missed = np.abs(guess[level] - grid.values[level]) / np.maximum(np.abs(grid.values[level]), floor)
-        worst.append(max(float(missed.max()) - 2 * noise, 0.0) if clean else math.inf)
+        worst.append(max(float(missed.max(initial=0.0)) - 2 * noise, 0.0))
 
 
 def _refined(
@@ -182,10 +185,10 @@ def _coarse(shape: tuple[int, int]) -> np.ndarray:
 
 
 def _floor(losses: np.ndarray) -> float:
-    """A thousandth of the typical loss; 1 where all are zero or none is finite."""
+    """A thousandth of the typical size, a tenth where there are negative values; of 1 where all are zero."""
     sizes = np.abs(losses[losses != 0])
     typical = float(np.median(np.abs(losses))) if len(sizes) else 1.0
-    return 1e-3 * (typical or float(sizes.max()))
+    return (1e-3 if (losses >= 0).all() else 0.1) * (typical or float(sizes.max()))
 
 
 def _bend(losses: np.ndarray, floor: float) -> np.ndarray:
