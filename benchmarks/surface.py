@@ -118,7 +118,7 @@ def points(problem: ss.Problem) -> list[dict[str, str]]:
     timed |= {name: lambda plane=plane: seconds(lambda: plane.row(at)) for name, plane in planes.items()}
     found = medians(timed, runs=7, warm=1)
     found["loss-landscapes"] = loss_landscapes_point(problem)()
-    say(f"seconds per point: {found}")
+    say(f"seconds per point: {found}, {[plane.how for plane in planes.values()]}")
     exact = abs(planes["float32"].center[0] / loop() - 1.0)
     error = planes["bfloat16"].compared()
     shares = {name: outside(plane) for name, plane in planes.items()}

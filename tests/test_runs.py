@@ -88,6 +88,9 @@ def test_analyses_are_kept_and_equal(finished: Run) -> None:
         ({"k": 1}, "'spectrum' with k=2, expected 1"),
         ({"tol": 0.01}, "'spectrum' with tol=0.05, expected 0.01"),
         ({"resolution": 4}, "'surface' with resolution=3, expected 4"),
+        ({"precision": "bfloat16"}, "'surface' with precision='float32', expected 'bfloat16'"),
+        ({"tolerance": 0.1}, "'surface' with tolerance=None, expected 0.1"),
+        ({"directions": "layer"}, "'surface' with directions='filter', expected 'layer'"),
         ({"rho": 0.2}, "'ratio' with perturbation='Ball(0.1)', expected 'Ball(0.2)'"),
         ({"examples": 32}, "'spectrum' with problem='ConvNet, CrossEntropyLoss(mean), 64 examples"),
     ):

@@ -171,8 +171,7 @@ class Plane:
         self.how = self.forward.way.how
         self.known: dict[int, np.ndarray] = {}
         self.new: list[int] = []
-        self.center_losses = torch.zeros(0)
-        self.center_losses = self._losses(middle)[0]
+        self.center_losses = self._first(middle)
         self.center = self.row(middle)
         self.written = time.perf_counter()
         if kept is not None:
@@ -180,6 +179,18 @@ class Plane:
         else:
             self.known[-1] = self.center
             self.new = [-1]
+
+    def _first(self, middle: Sequence[float]) -> Tensor:
+        """The losses at the centre in the way that is chosen."""
+        try:
+            return self._losses(middle)[0]
+        except RuntimeError as error:
+            if not self.forward.half:
+                raise
+            raise ValueError(
+                f"the {self.ask.owner} got precision='bfloat16' for a model that cannot compute in it "
+                f"({str(error).splitlines()[0]}), expected 'float32': change precision"
+            ) from error
 
     def _take(self, kept: Kept) -> None:
         """Take over kept points, if the centre is still the same."""

@@ -16,13 +16,16 @@ __all__ = ["EVALUATED", "INTERPOLATED", "NONFINITE", "Refined", "refine"]
 INTERPOLATED, EVALUATED, NONFINITE = 0, 1, 2  # a non-finite point was evaluated
 
 _COARSE = (9, 7)  # points along each axis of the coarse level: of a line, of a plane
-_GROWTH = 0.2  # points of a level per point so far
+_GROWTH = 0.15  # points of a level per point so far
 _LEAST = 8  # points of a level at least
-_RANDOM = 0.15  # of a level: points drawn at random, not where in doubt
+_RANDOM = 0.1  # of a level: points drawn at random, not where in doubt
 _ORDER = 2.0  # the doubt grows with this power of the distance to the next evaluated point
 _AROUND = 6  # evaluated points whose own errors speak for the points between them
 _HELD_OUT = np.array([0.4, 0.6, 1.0])  # what the largest errors of the last levels weigh in the estimate
-_SAFETY = 1.8  # calibrated, see ``refine``
+_SAFETY, _FEW = (
+    1.5,
+    100,
+)  # the estimate's factor, and the points with which it is twice that; calibrated, see ``refine``
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,7 @@ class Refined:
     error: float  # estimate of the largest relative error of an interpolated point; inf at first, 0 when there is none
     floor: float  # relative errors are |interpolated - true| / max(|true|, floor)
     evaluated: int  # points
-    converged: bool  # error <= tolerance + noise
+    converged: bool  # error <= tolerance + 2 noise
     history: np.ndarray  # (levels, 2) float64: points evaluated so far, error
 
 
@@ -90,7 +93,7 @@ def refine(
 ) -> Refined:
     """Values on the grid ``beta`` x ``alpha``, of which ``evaluate`` computes only as many as ``tolerance`` needs.
 
-    A coarse lattice comes first, then levels of a fifth more points each.  Between the evaluated points stands a cubic
+    A coarse lattice comes first, then levels of 15 % more points each.  Between the evaluated points stands a cubic
     radial-basis interpolant (in one dimension the natural cubic spline) of asinh(loss / 2 floor), which is
     log(loss / floor) but for losses around the floor or below it; floor = 0.001 x the median |loss| of the coarse
     level.  Most points of a level go where the interpolant is most in doubt: where evaluated points are predicted
@@ -100,15 +103,16 @@ def refine(
 
     **The error.**  Every level is held out: its points are predicted before they are evaluated, and only then join.
     The estimate is the largest relative error of those predictions, or 0.6 and 0.4 times those of the two levels
-    before where that is more, times a safety factor of 1.8.  The interpolant that is returned knows these points and is
-    better than that; what the levels did not meet may be worse: the factor was calibrated on planes of trained
-    networks so that both together balance, see ``benchmarks/refine.py``.  A level that met a new region of non-finite
+    before where that is more, times a safety factor.  The interpolant that is returned knows these points and is better
+    than that; what the levels did not meet may be worse, the more so the fewer they met.  The factor that balances
+    both, 1.5 (1 + 100 / points), was calibrated on planes of trained networks; ``benchmarks/refine.py`` measures it on
+    others.  It is no bound: a kink between evaluated points can be missed.  A level that met a new region of non-finite
     points has no estimate (inf).
 
-    **Noise.**  Evaluations in low precision scatter; no interpolant gets closer to them than that.  ``noise`` is the
-    largest relative error of an evaluation, as measured by comparing some with exact ones.  It is taken off
-    the errors of the prediction to decide where to refine, and refinement stops at ``tolerance + noise``; the error
-    that is reported contains it.
+    **Noise.**  Evaluations in low precision scatter, and no interpolant gets closer to them than that.  ``noise`` is
+    the largest relative error of an evaluation, as found by comparing some with exact ones.  A prediction is off by
+    the noise of the point and about as much of the points around it: twice the noise is taken off the errors of the
+    predictions and added to the estimate, and refinement stops at ``tolerance + 2 noise``.
 
     The points that are asked for are a function of the values so far and of the arguments alone, so that replaying
     stored values in ``evaluate`` resumes an interrupted refinement.
@@ -118,7 +122,7 @@ def refine(
             The loss at (i, j) belongs to beta[i], alpha[j], and must not depend on what else is asked.
         alpha: (nx,) float64, coordinates along x, increasing; one of the axes may have a single point.
         beta: (ny,) float64, coordinates along y, increasing.
-        tolerance: stop when the estimated largest relative error is not above it (plus ``noise``).
+        tolerance: stop when the estimated largest relative error is not above it (plus twice the noise).
         seed: of the points that are drawn at random.
         noise: largest relative error of an evaluation.
         show: called after every level with what is known so far, the coarse one first.
@@ -145,16 +149,18 @@ def refine(
     history: list[tuple[float, float]] = []
     while True:
         guess = _guess(grid, floor)
-        error = 0.0 if grid.known.all() else _SAFETY * float((_HELD_OUT * worst[-3:]).max())
-        history.append((float(grid.known.sum()), error))
-        found = _refined(grid, guess, floor, error, tolerance + noise, history)
+        points = int(grid.known.sum())
+        safety = _SAFETY * (1 + _FEW / points)
+        error = safety * float((_HELD_OUT * worst[-3:]).max()) + 2 * noise if points < len(guess) else 0.0
+        history.append((points, error))
+        found = _refined(grid, guess, floor, error, tolerance + 2 * noise, history)
         show(found)
         if found.converged:
             return found
         level = _level(grid, guess, floor, noise, random)
         clean = grid.ask(level)
         missed = np.abs(guess[level] - grid.values[level]) / np.maximum(np.abs(grid.values[level]), floor)
-        worst.append(float(missed.max()) if clean else math.inf)
+        worst.append(max(float(missed.max()) - 2 * noise, 0.0) if clean else math.inf)
 
 
 def _refined(
@@ -210,7 +216,7 @@ def _level(grid: _Grid, guess: np.ndarray, floor: float, noise: float, random: n
         tree = cKDTree(grid.places[finite])
         own = np.abs(_bend(guess[finite], floor) - _bend(grid.values[finite], floor))
         spacing = np.asarray(tree.query(grid.places[finite], k=2)[0])[:, 1]
-        sharp = np.maximum(own - noise, 1e-12) / spacing**_ORDER
+        sharp = np.maximum(own - 2 * noise, 1e-12) / spacing**_ORDER
         distances, around = map(np.asarray, tree.query(places, k=min(_AROUND, len(finite))))
         scale, near = sharp[around].mean(axis=1), distances[:, 0]
     for point in drawn:

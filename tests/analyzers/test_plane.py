@@ -388,6 +388,17 @@ def test_bfloat16_of_other_models() -> None:
         assert found.loss == pytest.approx(exact.loss, rel=0.2) and (found.loss != exact.loss).any()
 
 
+def test_a_model_that_bfloat16_breaks() -> None:
+    class Fixed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) @ torch.eye(2, dtype=torch.float32)
+
+    problem = Problem(Fixed(3, 2).float(), nn.MSELoss(), (torch.ones(4, 3).float(), torch.ones(4, 2).float()))
+    text = r"^the surface got precision='bfloat16' for a model that cannot compute in it \(.*\), expected 'float32'"
+    with pytest.raises(ValueError, match=text):
+        ss.surface(problem, 3, precision="bfloat16")
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
