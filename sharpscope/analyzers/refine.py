@@ -106,7 +106,7 @@ def refine(
     The estimate is the largest relative error of those predictions, or 0.6 and 0.4 times those of the two levels
     before where that is more, times a safety factor.  The interpolant that is returned knows these points and is better
     than that; what the levels did not meet may be worse, the more so the fewer they met.  The factor that balances
-    both, 1.5 (1 + 100 / points), was calibrated on planes of trained networks; ``benchmarks/refine.py`` measures it on
+    both, 1.4 (1 + 180 / points), was calibrated on planes of trained networks; ``benchmarks/refine.py`` measures it on
     others.  It is no bound: a kink between evaluated points can be missed.  A level that met a new region of non-finite
     points has no estimate (inf).
 

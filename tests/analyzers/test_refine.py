@@ -112,7 +112,7 @@ def test_a_grid_without_structure_is_evaluated_to_the_last_point_and_has_no_erro
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0])
 def test_a_constant_is_known_after_three_levels(value: float) -> None:
     found = Plane(np.full((51, 51), value)).refined()
-    assert found.evaluated < 100 and found.error < 1e-9
+    assert found.evaluated < 110 and found.error < 1e-9
     np.testing.assert_allclose(found.loss, value, rtol=1e-12, atol=1e-12)
 
 
@@ -182,7 +182,7 @@ def test_the_estimate_is_the_largest_held_out_error_of_scipys_interpolant() -> N
         return float((np.abs(2 * found.floor * np.sinh(told) - true) / true).max())
 
     last = len(plane.asked) - 1
-    safety = 1.5 * (1 + 100 / found.evaluated)
+    safety = 1.4 * (1 + 180 / found.evaluated)
     expected = safety * max(held_out(last), 0.6 * held_out(last - 1), 0.4 * held_out(last - 2))
     assert found.error == pytest.approx(expected, rel=1e-6)
 
