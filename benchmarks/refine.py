@@ -66,7 +66,7 @@ class Net:
 NETS = [
     Net("convnet", "sgd()", 6, 1.0), Net("convnet", "sam(rho=0.05)", 6, 1.0), Net("convnet", "sam(rho=0.2)", 10, 0.7),
     Net("convnet", "sgd()", 1, 1.5), Net("convnet", "asam(rho=0.5)", 6, 0.5), Net("convnet", "sgd()", 20, 0.4),
-    Net("convnet", "sgd()", 3, 2.0), Net("convnet", "ssam_f(rho=0.1, sparsity=0.5)", 6, 1.0),
+    Net("convnet", "sgd()", 3, 2.0), Net("convnet", "rst(sam(rho=0.1), p=0.5)", 6, 1.0),
     Net("ReLU", "sgd()", 8, 1.0), Net("ReLU", "sam(rho=0.1)", 8, 1.0), Net("ReLU", "sgd()", 60, 0.5),
     Net("ReLU", "sgd()", 1, 2.0), Net("ReLU", "sam(rho=0.1)", 20, 0.7, 4), Net("Tanh", "sgd()", 12, 1.0),
     Net("Tanh", "sam(rho=0.1)", 5, 1.5), Net("Tanh", "sgd()", 40, 0.5), Net("GELU", "sgd()", 8, 1.0),

@@ -96,7 +96,8 @@ def refine(
     A coarse lattice comes first, then levels of 15 % more points each.  Between the evaluated points stands a cubic
     radial-basis interpolant (in one dimension the natural cubic spline) of asinh(loss / 2 floor), which is
     log(loss / floor) but for losses around the floor or below it; floor = 0.001 x the median |loss| of the coarse
-    level, or 0.1 x where some are negative.  Most points of a level go where the interpolant is most in doubt: where evaluated points are predicted
+    level, or 0.1 x where some are negative.  Distances are those of a square: both axes count alike, whatever their
+    span.  Most points of a level go where the interpolant is most in doubt: where evaluated points are predicted
     worst from the others (leave-one-out errors, Rippa 1999), weighted with the squared distance to the next of them;
     the rest are drawn at random.  Points next to a non-finite one are always evaluated, so every region of non-finite
     points that a level meets is outlined exactly, and interpolation never looks into it.
@@ -105,7 +106,7 @@ def refine(
     The estimate is the largest relative error of those predictions, or 0.6 and 0.4 times those of the two levels
     before where that is more, times a safety factor.  The interpolant that is returned knows these points and is better
     than that; what the levels did not meet may be worse, the more so the fewer they met.  The factor that balances
-    both, 1.5 (1 + 100 / points), was calibrated on planes of trained networks; ``benchmarks/refine.py`` measures it on
+    both, 1.4 (1 + 180 / points), was calibrated on planes of trained networks; ``benchmarks/refine.py`` measures it on
     others.  It is no bound: a kink between evaluated points can be missed.  A level that met a new region of non-finite
     points has no estimate (inf).
 
