@@ -68,23 +68,30 @@ def test_interrupted_and_resumed_is_unbroken(whole: Run, tmp_path: Path, monkeyp
     assert same(points(train_run(QUICK, tmp_path / "cut", resume=True)), points(whole))  # as before, without saying so
 
 
+SCRIPT = """
+import sys
+from sharpscope.runs import Experiment, train_run
+from sharpscope.training import Settings
+experiment = Experiment(Settings('sgd()', epochs=12, batch_size=16), train=160, test=32)  # 120 steps
+train_run(experiment, sys.argv[1], resume=True, record_every=5)
+"""
+
+
 def test_killed_and_resumed_is_unbroken(tmp_path: Path) -> None:
-    long = Experiment(Settings("sgd()", epochs=12, batch_size=16), train=160, test=32)  # 120 steps
-    script = (
-        "import sys; from sharpscope.runs import Experiment, train_run; from sharpscope.training import Settings\n"
-        "train_run(Experiment(Settings('sgd()', epochs=12, batch_size=16), train=160, test=32), sys.argv[1], "
-        "resume=True, record_every=5)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
+    def start(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / name)], stderr=subprocess.DEVNULL)
+
+    whole, killed = start("whole"), start("killed")
+    until = time.monotonic() + 120
     while not (tmp_path / "killed" / "trajectory" / "000000025.h5").exists() and time.monotonic() < until:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    left = list(open_run(tmp_path / "killed").trajectory())
-    assert left[:6] == [0, 5, 10, 15, 20, 25]
-    resumed = train_run(long, tmp_path / "killed", resume=True)
-    assert same(points(resumed), points(train_run(long, tmp_path / "whole", record_every=5)))
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert list(open_run(tmp_path / "killed").trajectory())[:6] == [0, 5, 10, 15, 20, 25]
+    assert start("killed").wait() == whole.wait() == 0
+    resumed = points(open_run(tmp_path / "killed"))
+    assert list(resumed) == list(range(0, 121, 5))
+    assert same(resumed, points(open_run(tmp_path / "whole")))
 
 
 def test_another_distance_is_refused(whole: Run, tmp_path: Path) -> None:

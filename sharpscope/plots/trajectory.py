@@ -71,7 +71,7 @@ def draw_way(ax: Axes, way: Trajectory, *, light: bool = False, color: str = PAL
         Line2D([], [], marker="o", markersize=LARGEST, label=f"{plain(most, '.2g')} off it", **looks),
     ]
     drawn = ax.legend(
-        handles=entries, loc="lower right", fontsize=6.5, frameon=True, framealpha=0.85, facecolor="#c8c8c8" if light
+        handles=entries, loc="best", fontsize=6.5, frameon=True, framealpha=0.85, facecolor="#c8c8c8" if light
         else "white", edgecolor="none", borderpad=0.3, handletextpad=0.3, labelspacing=0.3,
         title=f"of {plain(length, '.2g')} from centre", title_fontsize=6.5,
     )  # fmt: skip
