@@ -102,7 +102,7 @@ def test_bad_data(tmp_path: Path) -> None:
     assert "is not a folder" in refusal("demo", "--data", "cifar10", "--root", tmp_path / "none", "--out", out)
     (data / "data_batch_1.bin").write_bytes(bytes(3073 * 2 + 5))
     assert "expected a multiple of 3073" in refusal("train", "--data", "cifar10", "--root", data, "--out", out)
-    assert "expected one of cifar10, digits" in refusal("train", "--data", "mnist", "--out", out)
+    assert "expected one of cifar10, cifar100" in refusal("train", "--data", "svhn", "--out", out)
     assert "got model 'vgg'" in refusal("train", "--model", "vgg", "--out", out)
     assert not out.exists()
 
