@@ -20,7 +20,7 @@ from sharpscope.settings import Settings
 from sharpscope.training import train
 
 ROOT = Path(os.environ.get("SHARPSCOPE_CIFAR10", Path(__file__).parents[1] / "../shared/data/cifar-10-batches-bin"))
-STEPS, BATCH, RUNS = 6, 128, 5
+STEPS, BATCH, RUNS = 3, 128, 5
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -68,6 +68,7 @@ def ours(images: Images, precision: str, rule: str = "sgd()") -> Callable[[], fl
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # threads that wait for one another measure the other jobs of a machine
     images = data.load("cifar10", ROOT, train=STEPS * BATCH, test=BATCH)
     assert isinstance(images, Images)
     timed = {

@@ -34,6 +34,11 @@ class History(Result):
         """(e,) float64: binomial standard error of the test error, from the finite number of test examples."""
         return np.asarray(np.sqrt(self.test_error * (1.0 - self.test_error) / self.test_examples))
 
+    @property
+    def best(self) -> int:
+        """Index of the first epoch with the lowest test error."""
+        return int(np.argmin(self.test_error))
+
     def scalars(self) -> dict[str, Any]:
         """The settings, and every curve at its last epoch."""
         curves = ("train_loss", "test_loss", "test_error", "test_stderr", "learning_rate", "passes", "seconds")

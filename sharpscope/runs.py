@@ -79,6 +79,7 @@ def train_run(
     resume: bool = False,
     keep_checkpoints: int = 1,
     checkpoint_seconds: float = 0.0,
+    keep_best: bool = False,
     progress: bool | None = None,
     run: Run | None = None,
 ) -> Run:
@@ -91,6 +92,7 @@ def train_run(
         keep_checkpoints: how many of the latest checkpoints stay on disk.
         checkpoint_seconds: epochs that end sooner than so long after the last checkpoint make none, but for the last
             epoch; what is kept of a short run then costs less than its training.
+        keep_best: keep the checkpoint of the lowest test error too, the first of them, beside the last ones.
         progress: show a progress bar; None shows it on a terminal only.
         run: an open, empty run to use instead of ``path``.
 
@@ -106,7 +108,7 @@ def train_run(
         run = create_run(path, experiment.config(), made_by(experiment, images, network)) if fresh else open_run(path)
     _check_same(run, experiment)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
-        _train(run, experiment, images, network, keep_checkpoints, checkpoint_seconds, progress)
+        _train(run, experiment, images, network, keep_checkpoints, checkpoint_seconds, keep_best, progress)
     return run
 
 
@@ -130,12 +132,14 @@ def _train(
     network: nn.Module,
     keep: int,
     pause: float,
+    keep_best: bool,
     progress: bool | None,
 ) -> None:
     """Go on from the last checkpoint, whatever was written after it, and leave what the unbroken training leaves."""
     steps = run.checkpoints()
     start = run.checkpoint() if steps else None
     epoch_steps = -(-images.sizes[0] // experiment.settings.batch_size)
+    total = experiment.settings.total(epoch_steps)
     kept = time.monotonic()
     with run.step_writer(after=steps[-1] if steps else 0) as points:
 
@@ -148,17 +152,18 @@ def _train(
             nonlocal kept
             if epoch.masks:
                 run.add_masks(epoch.step, epoch.masks, replace=True)
-            if time.monotonic() - kept < pause and epoch.step < experiment.settings.total(epoch_steps):
+            best = min((epoch.history.best + 1) * epoch_steps, total) if keep_best else None
+            if time.monotonic() - kept < pause and epoch.step not in (best, total):
                 return
             kept = time.monotonic()
             run.add_checkpoint(epoch.step, epoch.checkpoint(), replace=True)
             run.set_history(epoch.history)
-            run.prune(keep)
+            run.prune(keep, best)
 
         history = train(network, images, experiment.settings, start, on_epoch, progress, on_step)
     if run.history != history:  # it was stopped between its last checkpoint and its last curve
         run.set_history(history)
-    run.prune(keep)
+    run.prune(keep, min((history.best + 1) * epoch_steps, total) if keep_best else None)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def test_bad_data(tmp_path: Path) -> None:
     assert "is not a folder" in refusal("demo", "--data", "cifar10", "--root", tmp_path / "none", "--out", out)
     (data / "data_batch_1.bin").write_bytes(bytes(3073 * 2 + 5))
     assert "expected a multiple of 3073" in refusal("train", "--data", "cifar10", "--root", data, "--out", out)
-    assert "expected one of cifar10, digits" in refusal("train", "--data", "mnist", "--out", out)
+    assert "expected one of cifar10, cifar100" in refusal("train", "--data", "svhn", "--out", out)
     assert "got model 'vgg'" in refusal("train", "--model", "vgg", "--out", out)
     assert not out.exists()
 
@@ -166,3 +166,26 @@ def test_interrupted_training_leaves_a_run_that_opens(tmp_path: Path) -> None:
     assert "stopped after" in said and "of 5000 epochs" in said and "--resume" in said
     status = open_run(place).status
     assert status is not None and status.startswith("stopped after")
+
+
+def test_train_takes_every_option(tmp_path: Path) -> None:
+    """One step of a small network on noise, every option away from its default, and the refusals of the new ones."""
+    place = tmp_path / "run"
+    done = call(
+        *("train", "--data", "synthetic:cifar10", "--model", "wrn-28-10(width=4, depth=1)", "--rule", "sam(rho=0.05)"),
+        *("--epochs", "3", "--batch-size", "4", "--lr", "0.01", "--optimizer", "adam", "--schedule", "step"),
+        *("--warmup", "1", "--drop-every", "1", "--drop", "0.5", "--label-smoothing", "0.1", "--mixup", "0.4"),
+        *("--cutout", "4", "--precision", "bfloat16", "--steps", "1", "--side", "8", "--train", "8", "--test", "4"),
+        *("--keep-best", "--out", place),
+    )
+    assert done.exit_code == 0, done.output
+    settings = open_run(place).config["settings"]
+    assert (settings["optimizer"], settings["drop"], settings["steps"]) == ("adam", 0.5, 1)
+    assert open_run(place).config["side"] == 8 and open_run(place).checkpoints() == [1]
+    other = tmp_path / "other"
+    assert refusal("train", "--schedule", "linear", "--out", other) == (
+        "training got schedule='linear', expected one of cosine, step, constant: change schedule"
+    )
+    assert refusal("train", "--test", "most", "--out", other).startswith("got 'most' test images, expected a number")
+    assert "expected one of width, so correct the name" in refusal("train", "--model", "convnet(x=1)", "--out", other)
+    assert not other.exists()

@@ -176,3 +176,27 @@ def test_kept_results_need_no_data(finished: Run, monkeypatch: pytest.MonkeyPatc
     first = analyze_run(finished, how=LIGHT)
     monkeypatch.setattr(Experiment, "images", lambda self: pytest.fail("the data was read"))
     assert analyze_run(finished, how=LIGHT) == first
+
+
+def test_the_best_checkpoint_stays_beside_the_last(tmp_path: Path) -> None:
+    """Training with a learning rate that ends far too high: the last epoch is not the best one."""
+    settings = Settings("sgd()", epochs=5, batch_size=64, lr=0.02, schedule="step", drop_every=3, drop=200.0)
+    run = train_run(Experiment(settings, train=128, test=256), tmp_path / "run", keep_best=True)
+    history = run.history
+    assert history is not None and history.best < 4 and history.test_error[history.best] == history.test_error.min()
+    assert run.checkpoints() == [2 * (history.best + 1), 10]
+    assert float(run.checkpoint(run.checkpoints()[0])["curves"]["test_error"][-1]) == history.test_error.min()
+    again = train_run(Experiment.of(run.config), run.path, resume=True)
+    assert again.checkpoints() == [10]
+
+
+def test_every_setting_is_stored_and_read(tmp_path: Path) -> None:
+    settings = Settings(
+        "sam(0.05)", epochs=9, batch_size=8, optimizer="adamw", lr=0.001, schedule="step", warmup=1, steps=2
+    )
+    settings = replace(settings, label_smoothing=0.1, mixup=0.2, cutout=4, precision="bfloat16", drop_every=2)
+    experiment = Experiment(settings, "synthetic:cifar10", None, "vit-ti(width=12, depth=1)", 16, 8, 16)
+    run = train_run(experiment, tmp_path / "run")
+    assert Experiment.of(run.config) == experiment
+    assert run.checkpoints() == [2] and run.history is not None and run.history.epochs == 1
+    assert experiment.images().shape == (3, 16, 16)

@@ -64,4 +64,4 @@ def _progress_of(options: dict[str, Any]) -> str:
     )
 
 
-ROOT = click.option("--root", metavar="DIR", help="Folder of the data files (cifar-10-batches-bin for cifar10).")
+ROOT = click.option("--root", metavar="DIR", help="Folder of the data files, as they are unpacked.")

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from sharpscope.cli.group import ROOT, command, main
+from sharpscope.data import names as data_names
 from sharpscope.demo import PLANS, demo
 from sharpscope.figures import table
+from sharpscope.models import names as model_names
 from sharpscope.runs import Experiment, train_run
 from sharpscope.training import Settings
 
@@ -41,35 +43,52 @@ def _demo(name: str, root: str | None, out: str | None, figures: str | None, see
 
 
 @main.command("train")
-@click.option("--data", default=_EXPERIMENT.data, show_default=True, help="digits or cifar10.")
+@click.option("--data", default=_EXPERIMENT.data, show_default=True, help=f"One of {', '.join(data_names())}.")
 @ROOT
 @click.option(
-    "--model", default=_EXPERIMENT.model, show_default=True, help="A network's name, or your module:function."
+    "--model",
+    default=_EXPERIMENT.model,
+    show_default=True,
+    help=f'One of {", ".join(model_names())}, with options as in "resnet18(width=16)", or your module:function.',
 )
 @click.option(
     "--rule", default="sam(rho=0.05)", show_default=True, help='E.g. "rst(ssam_f(rho=0.1, sparsity=0.5), p=0.5)".'
 )
 @click.option("--epochs", default=_SETTINGS.epochs, show_default=True)
 @click.option("--batch-size", default=_SETTINGS.batch_size, show_default=True)
-@click.option("--lr", default=_SETTINGS.lr, show_default=True, help="At the first step; a cosine takes it to 0.")
-@click.option("--momentum", default=_SETTINGS.momentum, show_default=True)
+@click.option("--lr", default=_SETTINGS.lr, show_default=True, help="After the warm-up; a cosine takes it to 0.")
+@click.option("--optimizer", default=_SETTINGS.optimizer, show_default=True, help="The base: sgd, adam or adamw.")
+@click.option("--momentum", default=_SETTINGS.momentum, show_default=True, help="Of sgd; beta_1 of adam and adamw.")
 @click.option("--weight-decay", default=_SETTINGS.weight_decay, show_default=True)
+@click.option("--schedule", default=_SETTINGS.schedule, show_default=True, help="cosine, step or constant.")
+@click.option("--warmup", default=_SETTINGS.warmup, show_default=True, help="Epochs of rising learning rate.")
+@click.option("--drop-every", default=_SETTINGS.drop_every, show_default=True, help="Epochs, of --schedule step.")
+@click.option("--drop", default=_SETTINGS.drop, show_default=True, help="Factor of each of these drops.")
+@click.option("--label-smoothing", default=_SETTINGS.label_smoothing, show_default=True)
+@click.option("--mixup", default=_SETTINGS.mixup, show_default=True, help="Alpha of the Beta distribution; 0 for none.")
+@click.option("--cutout", default=_SETTINGS.cutout, show_default=True, help="Side of the square in pixels; 0 for none.")
+@click.option("--precision", default=_SETTINGS.precision, show_default=True, help="float32 or bfloat16 (autocast).")
+@click.option("--steps", type=int, help="Stop after so many steps, to try something out.")
 @click.option("--seed", default=_SETTINGS.seed, show_default=True)
+@click.option("--side", type=int, help="Resize the images to so many pixels in height and width.")
 @click.option("--train", "train_images", type=int, help="Only the first so many training images.")
-@click.option("--test", "test_images", type=int, help="Only the first so many test images.")
+@click.option("--test", "test_images", help="Only the first so many test images; rest: all that is not trained on.")
 @click.option("--out", required=True, metavar="RUN", help="Where the run goes; must not exist, unless --resume.")
 @click.option("--resume", is_flag=True, help="Go on where the run stopped.")
 @click.option("--keep-checkpoints", "keep", default=1, show_default=True, help="Latest checkpoints to keep.")
+@click.option("--keep-best", is_flag=True, help="Keep the checkpoint of the lowest test error too.")
 @command
 def _train(
     data: str,
     root: str | None,
     model: str,
     train_images: int | None,
-    test_images: int | None,
+    test_images: str | None,
+    side: int | None,
     out: str,
     resume: bool,
     keep: int,
+    keep_best: bool,
     **settings: Any,
 ) -> None:
     """Train a network under a rule and keep curves, masks and checkpoints in RUN.
@@ -78,6 +97,7 @@ def _train(
     Example: sharpscope train --data digits --model convnet \\
                  --rule "ssam_f(rho=0.1, sparsity=0.5)" --epochs 20 --seed 0 --out runs/ssam
     """
-    experiment = Experiment(Settings(**settings), data, root, model, train_images, test_images)
-    run = train_run(experiment, out, resume=resume, keep_checkpoints=keep)
+    test = int(test_images) if test_images and test_images.isdecimal() else test_images
+    experiment = Experiment(Settings(**settings), data, root, model, train_images, test, side)
+    run = train_run(experiment, out, resume=resume, keep_checkpoints=keep, keep_best=keep_best)
     click.echo(table(run))

@@ -68,7 +68,7 @@ def _look(content: bytes) -> None:
 
 
 class _Reader(pickle.Unpickler):
-    """Knows the names with which arrays and bytes are written.  They are made anew for every file, which may alter them."""
+    """Knows the names with which arrays and bytes are written, made anew for every file, which may alter them."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(BytesIO(content), encoding="bytes")

@@ -138,11 +138,11 @@ class Run:
         """The tree of one checkpoint, by default the last; raises StoreError where there is none."""
         return self._settled(lambda: dict(self._read(self._at("checkpoints", step, "checkpoint"))[0]))
 
-    def prune(self, keep: int = 1) -> list[int]:
-        """Remove all checkpoints but the last ``keep`` and return their steps; the last one always stays."""
+    def prune(self, keep: int = 1, spare: int | None = None) -> list[int]:
+        """Remove all checkpoints but the last ``keep``, and that of step ``spare``, and return their steps."""
         if keep < 1:
             raise StoreError(f"{self.path}: got keep={keep}, expected at least 1: the last checkpoint always stays")
-        old = self.checkpoints()[:-keep]
+        old = [step for step in self.checkpoints()[:-keep] if step != spare]
         self._remove([_numbered("checkpoints", step, self.path) for step in old])
         return old
 
