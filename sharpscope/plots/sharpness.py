@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sharpscope.analyzers.sharpness import Sharpness
 from sharpscope.plots.spectrum import ERROR_BAR
-from sharpscope.plots.style import PALETTE, SINGLE_COLUMN, SMALL, canvas, method_styles, prepare, styled, with_error
+from sharpscope.plots.style import DOUBLE_COLUMN, PALETTE, SMALL, canvas, method_styles, prepare, styled, with_error
 
 __all__ = ["draw_sharpness", "sharpnesses"]
 
@@ -45,7 +45,7 @@ def draw_sharpness(ax: Axes, sharpness: Sharpness, *, color: str = PALETTE[0]) -
 
 @styled
 def sharpnesses(sharpnesses: Mapping[str, Sharpness], *, figure: Figure | None = None) -> Figure:
-    """Draw bars of the worst rise found (solid) and the mean rise under noise (hatched) per method, with their errors.
+    """Draw the worst rise found (left) and the mean rise under noise (right) per method, with their standard errors.
 
     Returns the figure.  Raises ValueError for an empty mapping and for results of different rho, scaling, m or number
     of steps, which cannot be compared.
@@ -58,27 +58,26 @@ def sharpnesses(sharpnesses: Mapping[str, Sharpness], *, figure: Figure | None =
         raise ValueError(
             "sharpnesses got results of different rho, scaling, m or steps; expected the same, measure them alike"
         )
-    figure = canvas(max(SINGLE_COLUMN, 0.9 * len(sharpnesses) + 1.0), 2.7, figure)
-    ax = prepare(figure.subplots())
+    figure = canvas(DOUBLE_COLUMN, 2.7, figure)
     styles = method_styles(sharpnesses)
-    for place, (label, one) in enumerate(sharpnesses.items()):
-        color, first = styles[label].color, place == 0
-        ax.bar(
-            place - 0.2, one.worst, 0.38, yerr=np.nan_to_num(one.worst_stderr), color=color, capsize=2.0,
-            error_kw=ERROR_BAR, label="worst found" if first else None,
-        )  # fmt: skip
-        ax.bar(
-            place + 0.2, one.average, 0.38, yerr=np.nan_to_num(one.average_stderr), color="white", edgecolor=color,
-            hatch="////", capsize=2.0, error_kw=ERROR_BAR, label="mean under noise" if first else None,
-        )  # fmt: skip
-        ax.annotate(
-            with_error(one.worst, one.worst_stderr), (place - 0.2, one.worst), (0, 4), textcoords="offset points",
-            ha="center", fontsize=6.0,
-        )  # fmt: skip
-    ax.set_xticks(range(len(sharpnesses)), list(sharpnesses))
-    ax.set_ylabel("rise of the loss")
-    ax.set_title(_definition(next(iter(sharpnesses.values()))))
-    figure.legend(loc="outside upper center", ncols=2)
+    for ax, name in zip(map(prepare, figure.subplots(1, 2)), ("worst", "average"), strict=True):
+        for place, (label, one) in enumerate(sharpnesses.items()):
+            value, error = getattr(one, name), float(np.nan_to_num(getattr(one, f"{name}_stderr")))
+            if not np.isfinite(value):
+                continue
+            look = styles[label]
+            ax.bar(
+                place, value, 0.6, yerr=error, color=look.color, hatch=look.hatch, edgecolor="white", capsize=2.0,
+                error_kw=ERROR_BAR,
+            )  # fmt: skip
+            ax.annotate(
+                with_error(value, error), (place, value + error), (0, 4), textcoords="offset points", ha="center",
+                fontsize=SMALL,
+            )  # fmt: skip
+        ax.set_xticks(range(len(sharpnesses)), list(sharpnesses))
+        ax.margins(y=0.12)
+        ax.set_ylabel("largest rise found in the ball" if name == "worst" else "mean rise under Gaussian noise")
+    figure.suptitle(f"Rise of the loss: {_definition(next(iter(sharpnesses.values())))}", fontsize=9.0)
     return figure
 
 

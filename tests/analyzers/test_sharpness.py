@@ -195,7 +195,8 @@ def test_pictures() -> None:
     ax = plots.plot(one)
     assert ax.get_lines()[0].get_ydata() == pytest.approx(one.course.mean(axis=1))
     figure = plots.sharpnesses({"SGD": one, "SAM": one})
-    assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx([one.worst, one.average] * 2)
+    for ax, value in zip(figure.axes, (one.worst, one.average), strict=True):
+        assert [bar.get_height() for bar in ax.patches] == pytest.approx([value, value])
     with pytest.raises(ValueError, match=r"^sharpnesses got results of different rho"):
         plots.sharpnesses({"a": one, "b": sharpness(problem, rho=0.2, m=2)})
     with pytest.raises(ValueError, match=r"^sharpnesses got nothing to compare"):
