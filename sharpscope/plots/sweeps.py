@@ -72,7 +72,9 @@ def sweep(
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper")
+    handles, labels = ax.get_legend_handles_labels()
+    if len(handles) > 1:
+        figure.legend(handles, labels, loc="outside right upper")
     return figure
 
 
@@ -190,6 +192,7 @@ def schedules(
         ax.plot(t, coins, ".", color="#0072B2", markersize=1.5, alpha=0.6)
         ax.plot(t, p, color="#D55E00")
         ax.set_title(name, fontsize=7)
+        ax.set_xlim(0.0, 1.0)
         ax.set_ylim(-0.1, 1.1)
     figure.supxlabel("training t / T", fontsize=8.5)
     figure.supylabel("probability p and coin X", fontsize=8.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -111,7 +112,7 @@ def _cell(
     strange = sorted(set(values) - known)
     if strange:
         raise RecipeError(f"{recipe.name} got the setting {strange[0]!r}, expected one of {', '.join(sorted(known))}")
-    rule = repr(parse(filled(row.rule, scope)))  # one text for one rule, however it was written
+    rule = _canonical(filled(row.rule, scope))
     settings = Settings(rule=rule, seed=seed, **{key: value for key, value in values.items() if key in _SETTINGS})
     rest = {key: value for key, value in values.items() if key in _EXPERIMENT}
     experiment = Experiment(settings, **{**rest, "root": roots.get(rest["data"])})
@@ -121,6 +122,13 @@ def _cell(
     return Cell(row, column, experiment, recipe.analyses, analysis, examples, scope)
 
 
+@functools.cache
+def _canonical(rule: str) -> str:
+    """One text for one rule, however it was written."""
+    return repr(parse(rule))
+
+
+@functools.cache
 def folder(experiment: Experiment) -> str:
     """The name of the folder of a run: equal experiments share it, and none other has it.
 
@@ -131,7 +139,7 @@ def folder(experiment: Experiment) -> str:
     True
     """
     config = _told(experiment) | {"settings": _told(experiment.settings)}
-    config["settings"]["rule"] = repr(parse(experiment.settings.rule))
+    config["settings"]["rule"] = _canonical(experiment.settings.rule)
     config.pop("root", None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"{experiment.data} {experiment.model} seed{experiment.settings.seed}")

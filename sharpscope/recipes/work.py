@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sharpscope.analyses import analyze_run
+from sharpscope.data import DataError
 from sharpscope.recipes.plan import Cell
 from sharpscope.runs import train_run
 from sharpscope.store import Run, is_run, open_run
@@ -47,8 +48,11 @@ def work(
         out: the folder of all runs.
         progress: show progress bars; None shows them on a terminal only.
         say: told one line per run that is made.
+
+    Raises DataError before anything is run where a data set cannot be read, naming where it is to be had.
     """
     missing = [cells for cells in groups if any(finished(cell, out) is None for cell in cells)]
+    _check_data(cells[0] for cells in missing)
     passes = sum(cells[0].steps for cells in missing)
     done, began = 0, time.monotonic()
     for place, cells in enumerate(missing, 1):
@@ -64,6 +68,24 @@ def work(
             if lacking := _lacking(run, cell):
                 analyze_run(run, lacking, cell.analysis)
         done += first.steps
+
+
+_SOURCES = {
+    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "cifar100": "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    "imagenet": "https://image-net.org, as folders train and val with one folder of images per class",
+}
+
+
+def _check_data(cells: Iterable[Cell]) -> None:
+    """Read every data set once."""
+    for experiment in {(cell.experiment.data, cell.experiment.root): cell.experiment for cell in cells}.values():
+        try:
+            experiment.images()
+        except DataError as error:
+            source = _SOURCES.get(experiment.data)
+            hint = f" The files: {source}; unpack them and add --root {experiment.data}=DIR." if source else ""
+            raise DataError(f"{error}{hint}") from error
 
 
 def _minutes(seconds: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from sharpscope import recipes
@@ -27,7 +28,12 @@ WORDS = ["--seeds", "2", *(f"--set={key}={value}" for key, value in QUICK.items(
 
 
 def call(*words: str | Path) -> str:
-    done = CliRunner().invoke(main, ["reproduce", *map(str, words)])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # weights are drawn in it; the process that is killed has float32
+    try:
+        done = CliRunner().invoke(main, ["reproduce", *map(str, words)])
+    finally:
+        torch.set_default_dtype(before)
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -51,54 +57,55 @@ def still(place: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("whole")
-    call("rst-table6", *WORDS, "--out", place / "runs", "--figures", place / "figures")
+    call("rst-table3", *WORDS, "--out", place / "runs", "--figures", place / "figures")
     return place
 
 
 def test_table_holds_ours_and_the_papers(whole: Path) -> None:
-    text = (whole / "figures/small/rst-table6/table.md").read_text()
+    text = (whole / "figures/small/rst-table3/table.md").read_text()
     for words in (
         "test error (%)",
         "± ",
-        "3.16 ± 0.09",
-        "RST cos1",
-        "0.637",
-        "2/pi",
+        "3.65 ± 0.10",
+        "G-RST p=0.5",
+        "0.500",
         "seen",
-        "sharpscope reproduce rst",
+        "sharpscope reproduce rst-table3",
     ):
         assert words in text
-    assert {path.name for path in (whole / "figures/small/rst-table6").iterdir()} == {
+    assert {path.name for path in (whole / "figures/small/rst-table3").iterdir()} == {
         "table.md", "table.csv", "table.tex", "time.md", "figure.pdf", "figure.png",
     }  # fmt: skip
 
 
 def test_a_finished_run_is_never_repeated(whole: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*.h5")}
-    said = call("rst-table6", "rst-table10", *WORDS, "--out", whole / "runs", "--figures", tmp_path)
-    assert "[1/" not in said  # Table 10 needs nothing but runs of Table 6
+    said = call("rst-table3", "rst-table1", *WORDS, "--out", whole / "runs", "--figures", tmp_path)
+    assert "[1/" not in said  # Table 1 needs nothing but runs of Table 3
     assert {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*.h5")} == before
-    assert still(tmp_path / "small/rst-table6") == still(whole / "figures/small/rst-table6")
-    assert (tmp_path / "small/verdicts.md").read_text().count("not seen here") >= 0
+    assert still(tmp_path / "small/rst-table3") == still(whole / "figures/small/rst-table3")
+    assert "SAM errs less than SGD" in (tmp_path / "small/verdicts.md").read_text()
 
 
 def test_killed_and_begun_again_gives_the_same_table(whole: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sharpscope", "reproduce", "rst-table6", *WORDS]
+    command = [sys.executable, "-m", "sharpscope", "reproduce", "rst-table3", *WORDS]
     command += ["--out", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
-    while len(list((tmp_path / "runs").glob("*/history.h5"))) < 3 and time.monotonic() < deadline:
+    while len(list((tmp_path / "runs").glob("*/history.h5"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "figures").exists()
-    call("rst-table6", *WORDS, "--out", tmp_path / "runs", "--figures", tmp_path / "figures")
+    call("rst-table3", *WORDS, "--out", tmp_path / "runs", "--figures", tmp_path / "figures")
     assert still(tmp_path / "figures") == still(whole / "figures")
 
 
 def test_shards_make_the_same_table(whole: Path, tmp_path: Path) -> None:
     for part in ("2/2", "1/2"):
-        said = call("rst-table6", *WORDS, "--shard", part, "--out", tmp_path / "runs", "--figures", tmp_path / "f")
+        said = call("rst-table3", *WORDS, "--shard", part, "--out", tmp_path / "runs", "--figures", tmp_path / "f")
         assert ("runs are missing, no table yet" in said) == (part == "2/2")
     assert still(tmp_path / "f") == still(whole / "figures")
 
@@ -131,14 +138,14 @@ def test_a_folder_names_all_that_a_run_depends_on() -> None:
     assert len({folder(one) for one in (first, *others)}) == 5
 
 
-@pytest.mark.parametrize("name", ["ssam-figure1", "ssam-figure5", "rst-figure1"])
+@pytest.mark.parametrize("name", ["ssam-figure4", "rst-figure1"])
 def test_a_trial_goes_to_the_table(name: str) -> None:
     said = call(name, "--steps", "2")
     assert "runs of 2 steps" in said
 
 
 def test_a_trial_at_the_papers_shapes() -> None:
-    assert "runs of 1 steps" in call("ssam-figure4", "--scale", "paper", "--steps", "1")
+    assert "runs of 1 steps" in call("ssam-table4", "--scale", "paper", "--steps", "1")
 
 
 def test_print_list_and_overrides(tmp_path: Path) -> None:
@@ -157,7 +164,9 @@ def test_errors_are_one_sentence(tmp_path: Path) -> None:
     assert "expected one of" in refusal("rst-table1", "--set", "speed=1", *out)
     assert "expected KEY=VALUE" in refusal("rst-table1", "--set", "speed", *out)
     assert "at least 1" in refusal("rst-table1", "--seeds", "0", *out)
-    assert "--root" in refusal("rst-table1", "--scale", "paper", *out)  # the files of CIFAR-10 are not there
+    text = refusal("rst-table1", "--scale", "paper", *out)
+    assert "got data set 'cifar10' without a root" in text
+    assert "cifar-10-binary.tar.gz; unpack them and add --root cifar10=DIR" in text
     assert "is not a folder" in refusal("rst-table1", "--scale", "paper", "--root", tmp_path / "none", *out)
     assert "expected conventional, paper or a number" in refusal("rst-table1", "--flops", "all", *out)
 
