@@ -22,10 +22,7 @@ _RANDOM = 0.1  # of a level: points drawn at random, not where in doubt
 _ORDER = 2.0  # the doubt grows with this power of the distance to the next evaluated point
 _AROUND = 6  # evaluated points whose own errors speak for the points between them
 _HELD_OUT = np.array([0.4, 0.6, 1.0])  # what the largest errors of the last levels weigh in the estimate
-_SAFETY, _FEW = (
-    1.5,
-    100,
-)  # the estimate's factor, and the points with which it is twice that; calibrated, see ``refine``
+_SAFETY, _FEW = 1.4, 180  # factor of the estimate, and the points where it is twice that; see ``refine``
 
 
 @dataclass(frozen=True, eq=False)
