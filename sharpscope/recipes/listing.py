@@ -22,7 +22,7 @@ def listing(task: Task) -> str:
     planned = task.cells()
     every = [cell for cells in planned.values() for cell in cells]
     pace = Pace(task.out)
-    pace.learn(every)
+    pace.learn(group[0] for group in unique(every))
     rows = [_row(name, f"{read(name).item}: {read(name).title}", cells, task, pace) for name, cells in planned.items()]
     rows.append(_row("all of these", "runs that recipes share counted once", every, task, pace))
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)

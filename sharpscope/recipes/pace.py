@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,14 +21,19 @@ from sharpscope.vectors import generator
 
 __all__ = ["Pace", "passes"]
 
+_SAMPLED = 1000  # steps at most over which a schedule is averaged
 _TIMED = 64  # images at most in a timed pass of a small picture
 _PIXELS = 1 << 16  # of a timed pass, so that large networks do not take minutes
 
 
 def passes(cell: Cell) -> float:
     """Forward-backward pairs of the whole training, as expected."""
-    rule = parse(cell.experiment.settings.rule)
-    return cell.steps * (1.0 + expected_extra(rule, cell.steps))
+    return cell.steps * (1.0 + _extra(cell.experiment.settings.rule, cell.steps))
+
+
+@functools.cache
+def _extra(rule: str, steps: int) -> float:
+    return expected_extra(parse(rule), min(steps, _SAMPLED))  # a mean over the schedule, which few steps tell
 
 
 class Pace:
