@@ -76,11 +76,8 @@ def thick_restart(
         small = bounds <= tol * scales
         level, fine = 0.1 * tol * float(scales.min()), bool(np.all(bounds <= 0.2 * tol * scales))
         if krylov.filled >= least and krylov.settled(values[ends], bounds, bool(np.all(small)), fine, level, starts):
-            krylov.mix(mixing[:, ends])
-            return Ritz(
-                values[ends].copy(), slopes[ends].copy(), lost[ends], krylov.vectors[: len(ends)], krylov.tail,
-                scales, krylov.restarts,
-            )  # fmt: skip
+            vectors, tail = krylov.taken(mixing[:, ends])
+            return Ritz(values[ends].copy(), slopes[ends].copy(), lost[ends], vectors, tail, scales, krylov.restarts)
         if krylov.spent >= most:
             raise ArithmeticError(
                 f"the spectrum got {most} products without reaching tol={tol:g} for {len(ends)} pairs (largest "
@@ -244,6 +241,18 @@ class _Krylov:
             part[:kept] = mixed
             part[kept] = tail
         self.filled = kept
+
+    def taken(self, mixing: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Combinations of the basis and the tail, in the memory of the basis where they have room there.
+
+        They have none where both ends of a small matrix are wanted and overlap.
+        """
+        kept = mixing.shape[1]
+        if kept > self.filled:
+            weights = torch.as_tensor(mixing.T.copy(), dtype=self.operator.dtype, device=self.operator.device)
+            return weights @ self.vectors[: self.filled], self.tail
+        self.mix(mixing)
+        return self.vectors[:kept], self.tail
 
     def restart(self, count: int, low: int, values: np.ndarray, mixing: np.ndarray) -> None:
         """Condense the basis to the Ritz vectors at the wanted ends and some more; the tail stays."""

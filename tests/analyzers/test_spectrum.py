@@ -455,3 +455,13 @@ def test_a_loss_that_is_not_finite() -> None:
     problem = Problem(model, nn.CrossEntropyLoss(), (torch.randn(4, 2), torch.tensor([0, 1, 2, 0])))
     with pytest.raises(ProblemError, match="the loss got nan at these weights, expected a finite number"):
         spectrum(problem)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_both_ends_of_a_small_matrix_may_overlap(size: int) -> None:
+    values = np.arange(size, 0, -1.0)
+    for k in range(1, size + 1):
+        result = spectrum(quadratic(values), k, which="both")
+        assert result.lowest is not None
+        np.testing.assert_allclose(result.eigenvalues, values[:k], rtol=1e-12)
+        np.testing.assert_allclose(result.lowest, values[::-1][:k], rtol=1e-12)
