@@ -18,6 +18,7 @@ from torch import nn
 
 from sharpscope import data, models
 from sharpscope.data import Folder, Images
+from sharpscope.history import History
 from sharpscope.pieces import check_count
 from sharpscope.store import (
     Run,
@@ -115,7 +116,8 @@ def train_run(
     _check_same(run, experiment)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
         recorder = _Recorder(run, network, _recorded(run, record_every), experiment.settings)
-        _train(run, experiment, images, network, keep_checkpoints, checkpoint_seconds, keep_best, progress, recorder)
+        keeping = _Keeping(keep_checkpoints, checkpoint_seconds, keep_best)
+        _train(run, experiment, images, network, keeping, recorder, progress)
     return run
 
 
@@ -132,16 +134,27 @@ def made_by(experiment: Experiment, images: Images | Folder, network: nn.Module)
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Keeping:
+    """Which checkpoints of a training stay on disk; see ``train_run``."""
+
+    checkpoints: int
+    seconds: float
+    best: bool
+
+    def best_step(self, history: History, epoch_steps: int, total: int) -> int | None:
+        """The step of the best epoch so far, where it is to stay."""
+        return min((history.best + 1) * epoch_steps, total) if self.best else None
+
+
 def _train(
     run: Run,
     experiment: Experiment,
     images: Images | Folder,
     network: nn.Module,
-    keep: int,
-    pause: float,
-    keep_best: bool,
-    progress: bool | None,
+    keeping: _Keeping,
     recorder: _Recorder,
+    progress: bool | None,
 ) -> None:
     """Go on from the last checkpoint, whatever was written after it, and leave what the unbroken training leaves."""
     steps = run.checkpoints()
@@ -162,18 +175,18 @@ def _train(
             nonlocal kept
             if epoch.masks:
                 run.add_masks(epoch.step, epoch.masks, replace=True)
-            best = min((epoch.history.best + 1) * epoch_steps, total) if keep_best else None
-            if time.monotonic() - kept < pause and epoch.step not in (best, total):
+            best = keeping.best_step(epoch.history, epoch_steps, total)
+            if time.monotonic() - kept < keeping.seconds and epoch.step not in (best, total):
                 return
             kept = time.monotonic()
             run.add_checkpoint(epoch.step, epoch.checkpoint(), replace=True)
             run.set_history(epoch.history)
-            run.prune(keep, best)
+            run.prune(keeping.checkpoints, best)
 
         history = train(network, images, experiment.settings, start, on_epoch, progress, on_step)
     if run.history != history:  # it was stopped between its last checkpoint and its last curve
         run.set_history(history)
-    run.prune(keep, min((history.best + 1) * epoch_steps, total) if keep_best else None)
+    run.prune(keeping.checkpoints, keeping.best_step(history, epoch_steps, total))
 
 
 class _Recorder:
