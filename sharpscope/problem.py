@@ -1,6 +1,6 @@
 """A Problem is the function L(w) that is analysed: a model, a loss and data, evaluated at any weights.
 
-The model is never displaced: weights other than its own are handed to it for one call (``torch.func.functional_call``),
+The model is never displaced: weights other than its own are handed to it for one call (``call_with``),
 so there is nothing to restore after an exception.  Buffers, modes, gradients and random states are guarded.
 """
 
@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from sharpscope.calls import call_with
 from sharpscope.examples import Examples, ProblemError, as_batches, check_fixed, cut, merge, on_tensors
 from sharpscope.losses import Objective
 from sharpscope.pieces import check_count
@@ -215,7 +216,7 @@ class Problem:
     def _squares(self, batch: Examples, weights: Vec) -> Vec:
         def of_example(values: dict[str, Tensor], args: Any, kwargs: Any, targets: Any) -> Tensor:
             one = on_tensors(Examples(args, kwargs, targets, 1), lambda x: x[None])
-            outputs = functional_call(self.model, values, one.args, one.kwargs)
+            outputs = call_with(self.model, values, one.args, one.kwargs)
             return self.objective.each(outputs, one.targets)[0]
 
         values = dict(zip(self.names, weights, strict=True))
@@ -259,7 +260,7 @@ class Problem:
         """
         values = {**(buffers or {}), **dict(zip(self.names, weights, strict=True))}
         try:
-            return functional_call(self.model, values, batch.args, batch.kwargs)
+            return call_with(self.model, values, batch.args, batch.kwargs)
         except TypeError as error:
             raise _call_error(self.model, batch, error) from error
 

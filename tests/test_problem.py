@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from sharpscope.analyzers.surface import surface
 from sharpscope.operators import fisher, ggn, hessian
 from sharpscope.problem import Problem, ProblemError
 from tests.reference_curvature import CASES, POSITION_TASKS, TASKS, Dense, Task, Two, make_case, make_targets, rows
@@ -444,3 +445,37 @@ def test_description_and_sizes() -> None:
     assert repr(problem) == f"Problem({problem.describe()}, {problem.size} parameters on cpu, 3 batches)"
     assert problem.names == ("first.weight", "second.bias", "head.weight", "head.bias")
     assert (problem.size, problem.examples, problem.epoch) == (len(dense.point), 7, None)
+
+
+def test_a_module_under_two_names_stays_itself() -> None:
+    """torch.func.functional_call leaves the weights of the call behind in such a model."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 3)
+            self.second = self.first
+            self.norm = nn.BatchNorm1d(3)
+            self.same = self.norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.second(x) + self.same(self.first(x))
+            return found
+
+    torch.manual_seed(0)
+    model = Twice()
+    problem = Problem(model, nn.CrossEntropyLoss(), (torch.randn(9, 4), torch.randint(0, 3, (9,))))
+    before = {name: (p, p.detach().clone()) for name, p in model.named_parameters()}
+    center = problem.loss()
+    problem.loss([w + 1.0 for w in problem.weights])
+    problem.value_and_gradient([w + 1.0 for w in problem.weights])
+    problem.squared_gradients()
+    surface(problem, 3)
+    assert problem.loss() == center
+    for name, p in model.named_parameters():
+        assert p is before[name][0]
+        assert torch.equal(p, before[name][1])
+    batch = problem.batches[0]
+    model.eval()
+    hidden = model.first(batch.args[0])
+    assert center == pytest.approx(F.cross_entropy(hidden + model.norm(hidden), batch.targets).item(), rel=1e-14)

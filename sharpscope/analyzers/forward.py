@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpscope.analyzers.fold import Fold, find_folds, fold, folded_model, private
+from sharpscope.calls import call_with
 from sharpscope.examples import Examples, cut, merge, on_tensors
 from sharpscope.problem import Problem
 from sharpscope.vectors import Vec
@@ -171,7 +171,7 @@ class Forward:
         with quiet:
             model, values = self._prepared(moved)
             for batch in self.batches:
-                outputs = functional_call(model, values, batch.args, batch.kwargs)
+                outputs = call_with(model, values, batch.args, batch.kwargs)
                 if self.half:
                     outputs = on_tensors(outputs, lambda x: x.float() if x.is_floating_point() else x)
                 single.append(objective.each(outputs, batch.targets).double())
@@ -222,7 +222,7 @@ class Forward:
                 seen += batch.examples
                 for module in norms.values():
                     module.training, module.momentum = True, batch.examples / seen
-                functional_call(self.model, {**values, **found}, batch.args, batch.kwargs)
+                call_with(self.model, {**values, **found}, batch.args, batch.kwargs)
         finally:
             for module in norms.values():
                 module.training = False
