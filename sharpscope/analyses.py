@@ -177,9 +177,14 @@ def _ratio_course(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
 
 
 def _trajectory(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
-    """In the plane of its first two principal directions; not for a run that recorded none."""
+    """In the plane of its first two principal directions."""
     points = run.trajectory()
-    return trajectory(problem(), points) if len(points) > 2 else None
+    if len(points) < 3:
+        raise StoreError(
+            f"the run {run.path} recorded {len(points)} weights along its training, expected at least 3: train with "
+            f"--record-every, in smaller steps"
+        )
+    return trajectory(problem(), points)
 
 
 def _mask_overlap(run: Run, problem: _Loaded, how: Analysis) -> Result | None:

@@ -121,7 +121,7 @@ def check_range(
     ):
         return
     if high == math.inf:
-        expected = "a finite number" if low == -math.inf else f"a finite number >= {low:g}"
+        expected = "a finite number" if low == -math.inf else f"a finite number {'>' if open_low else '>='} {low:g}"
     else:
         expected = f"a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
     raise ValueError(f"{owner} got {name}={value!r}, expected {expected}: change {name}")

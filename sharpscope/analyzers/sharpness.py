@@ -108,7 +108,8 @@ def sharpness(
         seed: of the draws.
         progress: show a progress bar; None shows it on a terminal only.
 
-    Raises ValueError for arguments out of range, ArithmeticError for a loss that is not finite at w.
+    Raises ValueError for arguments out of range and for weights in half precision, ArithmeticError for a loss that is
+    not finite at w.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -143,6 +144,11 @@ def sharpness(
 def _check(problem: Problem, rho: float, steps: int, pairs: int, scaling: str, eta: float, m: int | None) -> None:
     if not isinstance(problem, Problem):
         raise TypeError(f"sharpness got a {type(problem).__name__}, expected a Problem: Problem(model, loss, data)")
+    if torch.finfo(problem.dtype).bits < 32:
+        raise ValueError(
+            f"sharpness got weights in {problem.dtype}, expected float32 or wider, in which small steps are exact "
+            f"enough: convert with model.float()"
+        )
     check_range("sharpness", "rho", rho, 0, open_low=True)
     check_count("sharpness", "steps", steps)
     if pairs != 0:

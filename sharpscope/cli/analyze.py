@@ -99,5 +99,8 @@ def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
     analyze_run(opened, chosen or USUAL, how, replace=replace)
     click.echo(table(opened))
     for name, member in members(opened).items():
+        missing = [analysis for analysis in chosen if analysis not in member.result_names()]
+        if missing:
+            click.echo(f"\n{name}: nothing to analyse for {', '.join(missing)} (no mask, or too few checkpoints)")
         if "mask_profile" in chosen and "mask_profile" in member.result_names():
             click.echo(f"\n{name}: {member.results['mask_profile'].summary()}")

@@ -76,7 +76,7 @@ def curvatures(curvatures: Mapping[str, Curvature], *, figure: Figure | None = N
     good = rows[rows > 0]
     norm = LogNorm(good.min(), good.max()) if len(good) and good.min() < good.max() else None
     image = _heatmap(ax, np.where(rows > 0, rows, np.nan), list(curvatures), parts, norm)
-    _colorbar(ax, image, r"$\lambda_1$ of the block")
+    _colorbar(ax, image, rf"$\lambda_1$ of the block {EIGENVALUE.partition(' ')[2]}")
     return figure
 
 

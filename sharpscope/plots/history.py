@@ -53,8 +53,10 @@ def time_axis(ax: Axes, histories: Sequence[History], x: str) -> list[np.ndarray
 
 
 def loss_axis(ax: Axes, losses: Sequence[np.ndarray]) -> None:
-    """Make the y axis logarithmic where any loss can be shown on it."""
-    if any((np.isfinite(loss) & (loss > 0)).any() for loss in losses):
+    """Make the y axis logarithmic where the losses differ by more than a factor of 3."""
+    shown = [loss[np.isfinite(loss) & (loss > 0)] for loss in losses]
+    shown = [loss for loss in shown if len(loss)]
+    if shown and max(loss.max() for loss in shown) > 3.0 * min(loss.min() for loss in shown):
         ax.set_yscale("log", nonpositive="mask")
     ax.set_ylabel(TRAINING_LOSS)
 

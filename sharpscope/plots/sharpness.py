@@ -67,8 +67,8 @@ def sharpnesses(sharpnesses: Mapping[str, Sharpness], *, figure: Figure | None =
                 continue
             look = styles[label]
             ax.bar(
-                place, value, 0.6, yerr=error, color=look.color, hatch=look.hatch, edgecolor="white", capsize=2.0,
-                error_kw=ERROR_BAR,
+                place, value, 0.6, yerr=error or None, color=look.color, hatch=look.hatch, edgecolor="white",
+                capsize=2.0, error_kw=ERROR_BAR,
             )  # fmt: skip
             ax.annotate(
                 with_error(value, error), (place, value + error), (0, 4), textcoords="offset points", ha="center",
@@ -76,11 +76,11 @@ def sharpnesses(sharpnesses: Mapping[str, Sharpness], *, figure: Figure | None =
             )  # fmt: skip
         ax.set_xticks(range(len(sharpnesses)), list(sharpnesses))
         ax.margins(y=0.12)
-        ax.set_ylabel("largest rise found in the ball" if name == "worst" else "mean rise under Gaussian noise")
+        ax.set_ylabel("largest rise found in the ball (loss)" if name == "worst" else "mean rise under noise (loss)")
     figure.suptitle(f"Rise of the loss: {_definition(next(iter(sharpnesses.values())))}", fontsize=9.0)
     return figure
 
 
 def _definition(one: Sharpness) -> str:
     scaling = "" if one.scaling == "none" else ", adaptive"
-    return rf"$\rho$ = {one.rho:g}{scaling}, {'all data' if one.m is None else f'm = {one.m}'}"
+    return rf"$\rho$ = {one.rho:g}{scaling}, {'the whole loss' if one.m is None else f'm = {one.m}'}"

@@ -68,12 +68,12 @@ def draw_way(ax: Axes, way: Trajectory, *, light: bool = False, color: str = PAL
     looks: dict[str, Any] = {"color": "none", "markerfacecolor": inner, "markeredgecolor": edge, "markeredgewidth": 0.5}
     entries = [
         Line2D([], [], marker="o", markersize=SMALLEST, label="in the plane", **looks),
-        Line2D([], [], marker="o", markersize=LARGEST, label=f"{plain(most, '.2g')} off it", **looks),
+        Line2D([], [], marker="o", markersize=LARGEST, label=f"{plain(most, '.2g')} from the plane", **looks),
     ]
     drawn = ax.legend(
         handles=entries, loc="best", fontsize=6.5, frameon=True, framealpha=0.85, facecolor="#c8c8c8" if light
         else "white", edgecolor="none", borderpad=0.3, handletextpad=0.3, labelspacing=0.3,
-        title=f"of {plain(length, '.2g')} from centre", title_fontsize=6.5,
+        title=f"up to {plain(length, '.2g')} from the centre", title_fontsize=6.5,
     )  # fmt: skip
     drawn.set_zorder(4)
 

@@ -127,7 +127,7 @@ def test_a_trajectory_lies_where_it_should(marked):
     np.testing.assert_allclose(share, way.residual / way.residual.max(), atol=1e-12)
     assert ax.get_xlabel() == r"$\alpha$ (71 % of variance)"
     assert ax.get_ylabel() == r"$\beta$ (13 % of variance)"
-    assert "0.3 off it" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "0.3 from the plane" in [text.get_text() for text in ax.get_legend().get_texts()]
     plots.plot(marked, trajectory=way, view="3d").figure.draw_without_rendering()
 
 
