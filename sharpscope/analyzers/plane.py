@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sharpscope.analyzers.directions import SCALINGS, Directions, random_directions
+from sharpscope.analyzers.fold import displaced
 from sharpscope.analyzers.forward import Forward, Metric
 from sharpscope.examples import Examples, on_tensors
 from sharpscope.pieces import check_count
@@ -158,10 +159,9 @@ class Plane:
             )
         self.forward = Forward(self.problem, self.batches, refresh, self.metrics)
         middle = (0.0,) * len(self.axes)
-        near = tuple(0.25 * float(axis[-1]) for axis in self.coordinates)
         first = self.batches[:1]
-        far = self.problem.example_losses(self.form(near), first)[0]
-        self.forward.verify([lambda: self.form(middle), lambda: self.form(near)], [losses[: first[0].examples], far])
+        references = [losses[: first[0].examples], self.problem.example_losses(self._elsewhere(), first)[0]]
+        self.forward.verify([lambda: self.form(middle), self._elsewhere], references)
         resume = self.ask.resume
         self.keep: Keep | None = _OPENER[0](resume) if _is_path(resume) else resume
         kept = None if self.keep is None else self.keep.open(self.about())
@@ -210,6 +210,10 @@ class Plane:
         if self.wide == self.problem.dtype or self.forward.half:
             return self.scratch
         return [x.to(self.problem.dtype) for x in self.scratch]
+
+    def _elsewhere(self) -> Vec:
+        """Weights that are displaced at random."""
+        return list(displaced(self.problem.parameters, 0).values())
 
     def _losses(self, at: Sequence[float]) -> tuple[Tensor, dict[str, float]]:
         losses, _, metrics = self.forward(self.form(at))

@@ -149,9 +149,11 @@ class Odd(nn.Module):
         super().__init__()
         self.kind = kind
         self.conv, self.other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
-        self.norm = nn.BatchNorm2d(2)
+        self.norm, self.second = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
         if kind == "tied":
             self.other.weight = self.conv.weight
+        if kind == "shared norm":
+            self.second.weight = self.norm.weight
         if kind == "hook":
             self.conv.register_forward_hook(lambda *_: None)
 
@@ -162,6 +164,14 @@ class Odd(nn.Module):
         if self.kind == "in place":
             z.relu_()
         normed = self.norm(z)
+        if self.kind == "two norms":
+            normed = normed + self.second(z).tanh()
+        if self.kind == "weights read":
+            normed = normed + F.conv2d(x, self.conv.weight).tanh()
+        if self.kind == "shared norm":
+            normed = normed + self.second(self.other(x))
+        if self.kind == "faintly":
+            normed = normed + 1e-6 * z.tanh()
         if self.kind == "branch":
             normed = normed + z
         if self.kind == "tied":
@@ -180,6 +190,34 @@ def test_what_cannot_be_folded_is_not(kind: str) -> None:
     assert plane.how.endswith(", 0 BatchNorms folded")
     expected = literal(problem, plane, lambda model: float(F.cross_entropy(model(x), y)))
     assert plane.evaluate(range(9))[:, 0] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["two norms", "weights read", "shared norm", "faintly", "branch"])
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_a_wrong_fold_is_refused_where_it_hardly_shows(kind: str, scale: float) -> None:
+    """New BatchNorms are nearly the identity, the loss is small, and the line is short or ends at the centre."""
+    x, y = torch.randn(12, 2, 3, 3, dtype=torch.float32), torch.randn(12, 2, dtype=torch.float32)
+    problem = Problem(Odd(kind).float(), lambda o, t: scale * ((o - t) ** 2).mean(), (x, y))
+    for span in (0.01, (-1.0, 0.0)):
+        found = ss.line(problem, 3, span, how="untimed")
+        assert found.how.endswith(", 0 BatchNorms folded")
+        d = d_of(problem)
+        for a, loss in zip(found.alpha, found.loss, strict=True):
+            at = [w + float(a) * v for w, v in zip(problem.weights, d, strict=True)]
+            assert loss == pytest.approx(problem.loss(at), rel=1e-6)
+
+
+def test_a_copy_that_is_not_like_its_model_is_refused_on_a_short_line() -> None:
+    x, y = torch.randn(12, 3, dtype=torch.float32), torch.randint(2, (12,))
+    problem = Problem(Closure().float(), nn.CrossEntropyLoss(), (x, y))
+    for span in (1e-4, (-1.0, 0.0)):
+        found = ss.line(problem, 3, span)
+        moved = [w + float(found.alpha[0]) * v for w, v in zip(problem.weights, d_of(problem), strict=True)]
+        assert found.loss[0] == pytest.approx(problem.loss(moved), rel=1e-6) and found.loss[0] != found.loss[2]
+
+
+def d_of(problem: Problem) -> list[Tensor]:
+    return ss.random_directions(problem).vectors[0]
 
 
 def test_frozen_and_one_dimensional_parts_are_folded_too() -> None:
