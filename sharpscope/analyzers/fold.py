@@ -94,7 +94,8 @@ def find_folds(model: nn.Module, batch: Examples) -> list[Fold]:
     return [
         Fold(layer, norm, float(modules[norm].eps))
         for layer, norm in pairs
-        if calls[layer] == calls[norm] == readers[layer] == 1 and (type(modules[layer]) is not nn.Linear or made_flat(made, layer))
+        if calls[layer] == calls[norm] == readers[layer] == 1
+        and (type(modules[layer]) is not nn.Linear or made_flat(made, layer))
     ]
 
 
