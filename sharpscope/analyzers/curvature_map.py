@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from sharpscope.analyzers.directions import Directions, random_directions, unit_of
-from sharpscope.analyzers.spectrum import spectrum
 from sharpscope.analyzers.plane import check_reach
+from sharpscope.analyzers.spectrum import spectrum
 from sharpscope.analyzers.surface import Span, grids
 from sharpscope.operators import hessian
 from sharpscope.problem import Problem
@@ -86,8 +86,8 @@ def curvature_map(
         max_products: at one point; beyond, ArithmeticError.
         progress: show a progress bar; None shows it on a terminal only.
 
-    Raises ValueError for a resolution below 2, an empty span, directions of another model or of length 0, ArithmeticError where the
-    eigenvalues of a point do not settle.
+    Raises ValueError for a resolution below 2, an empty span, directions of another model or of length 0,
+    ArithmeticError where the eigenvalues of a point do not settle.
 
     Example:
         >>> import torch

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 

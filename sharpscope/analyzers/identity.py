@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import types
@@ -28,8 +27,8 @@ def digest(tensors: Iterable[Tensor]) -> str:
 def identified(value: Any) -> str:
     """The qualified name of a callable, its options, and a digest of the code that is Python's.
 
-    Numbers and texts are shown, tensors by their digest; of other objects only their type.  What a function reads from
-    its module is not looked at.  The code's digest is that of one version of Python.
+    Numbers and texts are shown, tensors by their digest; of other objects only their type.  What a function encloses or
+    reads from its module is not looked at: it may count its calls.  The code's digest is that of one version of Python.
 
     >>> identified(nn.CrossEntropyLoss(label_smoothing=0.1))
     "CrossEntropyLoss(ignore_index=-100, label_smoothing=0.1, reduction='mean')"
@@ -48,7 +47,7 @@ def identified(value: Any) -> str:
         return f"{identified(value.__func__)} of {_shown(value.__self__)}"
     if callable(value):
         name = getattr(value, "__qualname__", type(value).__qualname__)
-        return name + _of_code(value if hasattr(value, "__code__") else getattr(type(value), "__call__", None))
+        return name + _of_code(value if isinstance(value, types.FunctionType) else type(value).__dict__.get("__call__"))
     return _shown(value)
 
 
@@ -79,12 +78,8 @@ def _shown(value: Any) -> str:
 
 
 def _of_code(function: Any) -> str:
-    """Of a function of Python: its code, defaults and what it encloses; nothing of others."""
+    """Of a function of Python: its code and defaults; nothing of others."""
     if not isinstance(function, types.FunctionType) or function.__module__.startswith("torch."):
         return ""
-    enclosed = []
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # a cell that is empty as yet
-            enclosed.append(cell.cell_contents)
-    text = _shown([function.__code__, function.__defaults__, function.__kwdefaults__, enclosed])
+    text = _shown([function.__code__, function.__defaults__, function.__kwdefaults__])
     return " sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -164,14 +164,12 @@ class Plane:
         resume = self.ask.resume
         self.keep: Keep | None = _OPENER[0](resume) if _is_path(resume) else resume
         kept = None if self.keep is None else self.keep.open(self.about())
-        half = self.ask.precision == "bfloat16"
         how = self.ask.how if kept is None or self.ask.how not in ("fastest", "untimed") else kept.how
-        self.forward.choose(how, seconds, lambda: self.form(middle), half)
-        self.how = self.forward.way.how
         self.known: dict[int, np.ndarray] = {}
         self.errors: dict[int, float] = {}  # of bfloat16, relative, at the points where they are known
         self.new: list[int] = []
-        self.center_losses = self._first(middle)
+        self.center_losses = self._first(middle, how, seconds)
+        self.how = self.forward.way.how
         self.center = self.row(middle)
         self.written = time.perf_counter()
         if kept is not None:
@@ -202,12 +200,14 @@ class Plane:
             found.append(objective.weights(outputs, batch.targets))
         return torch.cat(found)
 
-    def _first(self, middle: Sequence[float]) -> Tensor:
+    def _first(self, middle: Sequence[float], how: str, seconds: float) -> Tensor:
         """The losses at the centre in the way that is chosen."""
+        half = self.ask.precision == "bfloat16"
         try:
+            self.forward.choose(how, seconds, lambda: self.form(middle), half)
             return self._losses(middle)[0]
         except RuntimeError as error:
-            if not self.forward.half:
+            if not half:
                 raise
             raise ValueError(
                 f"the {self.ask.owner} got precision='bfloat16' for a model that cannot compute in it "
