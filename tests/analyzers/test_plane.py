@@ -539,7 +539,7 @@ def test_half_precision_models_move_in_float32() -> None:
 
 def test_a_span_beyond_the_dtype_and_weights_that_are_not_finite() -> None:
     problem = block(torch.float32)
-    text = r"^the (surface|curvature map) got a span up to 1e\+39, expected at most 3.4e\+38, the largest number of float32"
+    text = r"^the (surface|curvature map) got a span up to 1e\+39, expected at most 3.4e\+38, the largest number of"
     for analyzer in (ss.surface, ss.curvature_map):
         with pytest.raises(ValueError, match=text):
             analyzer(problem, 3, 1e39)
