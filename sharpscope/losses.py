@@ -238,7 +238,8 @@ class Objective:
             return torch.full((examples,), float(self.weight(outputs, targets)) / examples, dtype=torch.float64)
         counted = targets != self._options.get("ignore_index", -100)
         single = counted.double() if weight is None else weight.double()[torch.where(counted, targets, 0)] * counted
-        return single.reshape(examples, -1).sum(1).cpu()
+        found_each: Tensor = single.reshape(examples, -1).sum(1).cpu()
+        return found_each
 
 
 def _recognise(loss: Callable[..., Tensor]) -> tuple[Any, dict[str, Any]]:
