@@ -155,7 +155,8 @@ def test_another_surface_s_file(kept: Path, make: Callable[[], Problem], options
 @pytest.mark.parametrize(
     "loss",
     [
-        nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(torch.tensor([1.0, 2.0], dtype=torch.float64)), nn.functional.nll_loss,
+        nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(torch.tensor([1.0, 2.0], dtype=torch.float64)),
+        nn.functional.nll_loss,
         functools.partial(nn.functional.cross_entropy, label_smoothing=0.0), lambda o, t: (o**2).mean(),
     ],
 )  # fmt: skip
