@@ -226,6 +226,21 @@ class Objective:
         total: Tensor = counted.sum() if weight is None else weight[targets[counted]].sum()
         return total
 
+    def weights(self, outputs: Any, targets: Any) -> Tensor:
+        """(n,) float64: what every example of one batch adds to its ``weight``."""
+        examples = count(targets)
+        if self.denominator is not None:
+            each = [slice(row, row + 1) for row in range(examples)]
+            found = [float(self.denominator(rows(outputs, row), rows(targets, row))) for row in each]
+            return torch.tensor(found, dtype=torch.float64)
+        weight = self._options.get("weight")
+        if not (self.mean and self.kind == "classes") or targets.is_floating_point():
+            return torch.full((examples,), float(self.weight(outputs, targets)) / examples, dtype=torch.float64)
+        counted = targets != self._options.get("ignore_index", -100)
+        single = counted.double() if weight is None else weight.double()[torch.where(counted, targets, 0)] * counted
+        found_each: Tensor = single.reshape(examples, -1).sum(1).cpu()
+        return found_each
+
 
 def _recognise(loss: Callable[..., Tensor]) -> tuple[Any, dict[str, Any]]:
     """The function of torch that a loss is, or None, and its options."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -151,9 +152,36 @@ def test_another_surface_s_file(kept: Path, make: Callable[[], Problem], options
     assert kept.read_bytes() == before
 
 
-def test_a_loss_that_has_changed_is_seen_at_the_centre(kept: Path) -> None:
-    with pytest.raises(ValueError, match=r"^the surface got kept points around .* at the centre: the loss or a metric"):
-        ss.surface(problem_of(loss=nn.CrossEntropyLoss(label_smoothing=0.1)), 3, resume=kept)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(torch.tensor([1.0, 2.0], dtype=torch.float64)),
+        nn.functional.nll_loss,
+        functools.partial(nn.functional.cross_entropy, label_smoothing=0.0), lambda o, t: (o**2).mean(),
+    ],
+)  # fmt: skip
+def test_another_loss_is_named(kept: Path, loss: Any) -> None:
+    problem = problem_of(loss=loss)
+    with pytest.raises(StoreError, match=r"got points of another (problem|loss) \(.*CrossEntropyLoss"):
+        ss.surface(problem, 3, resume=kept)
+
+
+def test_small_losses_never_mix(tmp_path: Path) -> None:
+    """What a loss encloses is not looked at; the centre is, however small its loss."""
+
+    def loss_of(power: int, size: float) -> Any:
+        return lambda o, t: size * (o**power).mean()
+
+    ss.line(problem_of(loss=loss_of(2, 1e-9)), 3, resume=tmp_path / "line.h5")
+    with pytest.raises(ValueError, match=r"^the line got kept points around .* at the centre: the loss or a metric"):
+        ss.line(problem_of(loss=loss_of(4, 3e-10)), 3, resume=tmp_path / "line.h5")
+
+
+def test_statistics_belong_to_their_seed(tmp_path: Path) -> None:
+    options = {"directions": ss.random_directions(problem_of()), "batchnorm": "recompute", "statistics": 9}
+    ss.line(problem_of(), 3, resume=tmp_path / "line.h5", seed=0, **options)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"another statistics \(9 drawn with seed 0\), expected 9 drawn with seed 1"):
+        ss.line(problem_of(), 3, resume=tmp_path / "line.h5", seed=1, **options)  # type: ignore[arg-type]
 
 
 def test_a_line_and_a_surface_never_mix(kept: Path) -> None:

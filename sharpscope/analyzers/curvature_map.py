@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from sharpscope.analyzers.directions import Directions, random_directions, unit_of
+from sharpscope.analyzers.plane import check_reach
 from sharpscope.analyzers.spectrum import spectrum
 from sharpscope.analyzers.surface import Span, grids
 from sharpscope.operators import hessian
@@ -85,8 +86,8 @@ def curvature_map(
         max_products: at one point; beyond, ArithmeticError.
         progress: show a progress bar; None shows it on a terminal only.
 
-    Raises ValueError for a resolution below 2, an empty span and directions of another model, ArithmeticError where the
-    eigenvalues of a point do not settle.
+    Raises ValueError for a resolution below 2, an empty span, directions of another model or of length 0,
+    ArithmeticError where the eigenvalues of a point do not settle.
 
     Example:
         >>> import torch
@@ -101,6 +102,8 @@ def curvature_map(
     directions.check(problem, "the curvature map")
     if len(directions.vectors) < 2:
         raise ValueError("the curvature map got one direction, expected two: use first.beside(second)")
+    directions.check_lengths(2, "the curvature map")
+    check_reach("curvature map", (alpha, beta), problem.dtype)
     center: Vec = [w.clone() for w in problem.weights]
     plan = hessian(problem).plan
     how = "auto" if plan is None else plan.how  # measured once, the same everywhere

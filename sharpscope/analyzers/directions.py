@@ -158,6 +158,14 @@ class Directions:
                     f"for this architecture"
                 )
 
+    def check_lengths(self, count: int, owner: str = "the directions") -> None:
+        """Raise ValueError where one of the first ``count`` has length 0."""
+        if not self.norms[:count].all():
+            raise ValueError(
+                f"{owner} got a direction of length 0 ({self.text}), expected one that moves a parameter: check the "
+                f"mask or the weights it was made with"
+            )
+
     def __repr__(self) -> str:
         return f"Directions({len(self.vectors)} over {len(self.names)} parameters, {self.text}, seed={self.seed})"
 

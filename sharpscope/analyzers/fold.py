@@ -6,18 +6,25 @@ W' = s W and b' = beta + s (b - mean) with s = gamma / sqrt(var + eps), channel 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from sharpscope.examples import Examples
+from sharpscope.calls import call_with
+from sharpscope.examples import Examples, cut, on_tensors
+from sharpscope.vectors import generator
 
-__all__ = ["Fold", "find_folds", "fold", "folded_model", "private"]
+__all__ = ["Fold", "displaced", "find_folds", "fold", "folded_model", "private", "same"]
 
 _BEFORE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_COMPARED = 16  # examples on which a folded model is compared with its model
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ def private(model: nn.Module) -> nn.Module | None:
 def find_folds(model: nn.Module, batch: Examples) -> list[Fold]:
     """Pairs that one forward pass of ``model`` (a private copy, in eval mode) shows; none where a module has hooks.
 
-    That nothing else reads the layer's output is not seen here: the caller compares the folded model with this one.
+    A module that is called more than once, or whose parameters another one shares, is in none of them.  That nothing
+    but a BatchNorm reads the layer's output, or its weights, is not seen here: ``same`` tells.
     """
     modules = dict(model.named_modules())
     if any(m._forward_hooks or m._forward_pre_hooks for m in modules.values()):
@@ -67,11 +75,11 @@ def find_folds(model: nn.Module, batch: Examples) -> list[Fold]:
 
         handles.append(modules[name].register_forward_pre_hook(before))
 
-    counts: dict[int, int] = {}
-    for _, p in model.named_parameters(remove_duplicate=False):
-        counts[id(p)] = counts.get(id(p), 0) + 1
+    counts = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for name, module in modules.items():
-        if type(module) in _BEFORE and all(counts[id(p)] == 1 for p in module.parameters()):
+        if any(counts[id(p)] > 1 for p in module.parameters(recurse=False)):
+            continue
+        if type(module) in _BEFORE:
             layer_hook(name)
         elif type(module) in _NORMS and getattr(module, "running_mean", None) is not None:
             norm_hook(name)
@@ -81,10 +89,12 @@ def find_folds(model: nn.Module, batch: Examples) -> list[Fold]:
     finally:
         for handle in handles:
             handle.remove()
+    readers = Counter(layer for layer, _ in pairs)
     return [
         Fold(layer, norm, float(modules[norm].eps))
         for layer, norm in pairs
-        if calls[layer] == calls[norm] == 1 and (type(modules[layer]) is not nn.Linear or made_flat(made, layer))
+        if calls[layer] == calls[norm] == readers[layer] == 1
+        and (type(modules[layer]) is not nn.Linear or made_flat(made, layer))
     ]
 
 
@@ -139,3 +149,73 @@ def fold(folds: list[Fold], values: dict[str, Tensor], own: Mapping[str, Tensor]
 def _of(tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     return tensor
+
+
+def same(
+    model: nn.Module, folded: nn.Module, folds: list[Fold], points: Sequence[Mapping[str, Tensor]], batch: Examples
+) -> bool:
+    """Whether the folded model has the outputs of its model, at ``points`` and at random.
+
+    ``points`` are parameters and buffers by name.  At random, every parameter of the model and every statistic of its
+    BatchNorms is displaced by about its own size: a weight that is read elsewhere, or an output, then differs in the
+    leading digits, which a step along two directions from an untrained model need not show.  Compared are some examples
+    of the batch, in float64 where the model can compute in it; outputs may differ by half of the dtype's digits,
+    relative to the largest.  Both are private copies in eval mode.
+    """
+    some = cut(batch, slice(0, _COMPARED))
+    own = {name: x.detach() for name, x in (*model.named_parameters(), *model.named_buffers())}
+    moved = {name: x.detach() for name, x in model.named_parameters()}
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            buffers = module.named_buffers(recurse=False)
+            moved |= {f"{name}.{leaf}": x for leaf, x in buffers if x.is_floating_point()}
+    every = [*points, *(displaced(moved, seed) for seed in range(2))]
+    for wide in (True, False):
+        try:
+            with torch.no_grad():
+                return all(_same_at(model, folded, folds, own | dict(point), some, wide) for point in every)
+        except Exception:  # a model that float64 does not suit, or one that looks at its own layers
+            continue
+    return False
+
+
+def displaced(values: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Every tensor plus Gaussian noise of half its root mean square (of 1/2 where that is 0); positive ones stay so."""
+    found = {}
+    for name, x in ((name, x.detach()) for name, x in values.items()):
+        noise = torch.randn(x.shape, generator=generator("displaced", seed, name), dtype=torch.float64).to(x) / 2
+        size = float(x.double().square().mean().sqrt()) if x.numel() else 0.0
+        found[name] = x * noise.exp() if name.endswith("running_var") else x + noise * (size or 1.0)
+    return found
+
+
+def _same_at(
+    model: nn.Module, folded: nn.Module, folds: list[Fold], values: dict[str, Tensor], batch: Examples, wide: bool
+) -> bool:
+    def cast(x: Tensor) -> Tensor:
+        return x.double() if wide and x.is_floating_point() else x
+
+    args, kwargs = on_tensors((batch.args, batch.kwargs), cast)
+    values = {name: cast(x).clone() for name, x in values.items()}
+    expected = _tensors(call_with(model, values, args, kwargs))
+    found = _tensors(call_with(folded, fold(folds, values, {}), args, kwargs))
+    return len(expected) == len(found) > 0 and all(_near(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    on_tensors(outputs, lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
+    return found
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    """Whether finite where the other is, somewhere, and there close relative to the largest."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    finite = a.isfinite()
+    if not bool(finite.any()) or not torch.equal(finite, b.isfinite()):
+        return False
+    far = float((a[finite].double() - b[finite].double()).abs().max())
+    return far <= math.sqrt(torch.finfo(a.dtype).eps) * float(a[finite].abs().max())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sharpscope.analyzers.fold import Fold, find_folds, fold, folded_model, private
+from sharpscope.analyzers.fold import Fold, find_folds, fold, folded_model, private, same
 from sharpscope.calls import call_with
 from sharpscope.examples import Examples, cut, merge, on_tensors
 from sharpscope.problem import Problem
@@ -104,30 +104,23 @@ class Forward:
         every, self.batches = self.batches, self.batches[:1]
         if self.copied and not self._agrees(points, references):
             self.copied, self.model = False, self.problem.model
-        self.statistics = statistics
+        self.statistics, self.batches = statistics, every
         if self.copied:
-            self._seek_folds(points, references)
+            self._seek_folds(points)
         elif statistics is not None:
             raise ValueError(
                 f"batchnorm='recompute' got a {type(self.model).__name__} that copy.deepcopy cannot copy, expected one "
                 f"that it can: use batchnorm='eval'"
             )
-        self.batches = every
 
-    def _seek_folds(self, points: Sequence[Callable[[], Vec]], references: Sequence[Tensor]) -> None:
+    def _seek_folds(self, points: Sequence[Callable[[], Vec]]) -> None:
         self.folds = find_folds(self.model, self.batches[0])
         if not self.folds:
             return
-        if self.statistics is not None:
-            references = [self._each(point())[0] for point in points]
-        try:
-            self.folded = folded_model(self.model, self.folds)
-            self.way = replace(self.way, folded=len(self.folds))
-            good = self._agrees(points, references)
-        except Exception:  # a model that looks at its own layers: it runs as it is
-            good = False
-        self.way = replace(self.way, folded=0)
-        if not good:
+        self.folded = folded_model(self.model, self.folds)
+        with torch.no_grad():
+            values = [{name: x.clone() for name, x in self._prepared(point())[1].items()} for point in points]
+        if not same(self.model, self.folded, self.folds, values, self.batches[0]):
             self.folds, self.folded = [], None
 
     def _agrees(self, points: Sequence[Callable[[], Vec]], references: Sequence[Tensor]) -> bool:
@@ -341,4 +334,4 @@ def _close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
     if not bool((far == ~torch.isfinite(a)).all()):
         return False
     a, b = a[~far], b[~far]
-    return not len(a) or float((a - b).abs().max()) <= 1e4 * torch.finfo(dtype).eps * (1 + float(a.abs().max()))
+    return not len(a) or float((a - b).abs().max()) <= 1e4 * torch.finfo(dtype).eps * float(a.abs().max())

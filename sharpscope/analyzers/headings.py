@@ -157,7 +157,13 @@ def weights_of(problem: Problem, given: Weights) -> Vec:
     elif isinstance(given, Mapping):
         found = given
     else:
-        found = dict(zip(problem.names, given, strict=False))
+        listed = list(given)
+        if len(listed) != len(problem.names):
+            raise ValueError(
+                f"other weights got {len(listed)} tensors, expected {len(problem.names)}, one per parameter: take "
+                f"those of one architecture"
+            )
+        found = dict(zip(problem.names, listed, strict=True))
     for name, w in zip(problem.names, problem.weights, strict=True):
         if name not in found or tuple(found[name].shape) != tuple(w.shape):
             got = f"shape {tuple(found[name].shape)}" if name in found else "nothing"

@@ -18,18 +18,20 @@ import torch
 from torch import Tensor
 
 from sharpscope.analyzers.directions import SCALINGS, Directions, random_directions
+from sharpscope.analyzers.fold import displaced
 from sharpscope.analyzers.forward import Forward, Metric
+from sharpscope.analyzers.identity import digest, identified
+from sharpscope.analyzers.rounding import first_points, more_points
 from sharpscope.examples import Examples, on_tensors
 from sharpscope.pieces import check_count
 from sharpscope.problem import Problem
 from sharpscope.vectors import Vec, generator
 
-__all__ = ["PRECISIONS", "Ask", "Keep", "Kept", "Metrics", "Plane", "Resume", "keep_with"]
+__all__ = ["PRECISIONS", "Ask", "Keep", "Kept", "Metrics", "Plane", "Resume", "check_reach", "keep_with"]
 
 Metrics = str | Sequence[str] | Mapping[str, Any]
 
 PRECISIONS = ("float32", "bfloat16")
-CHECKED = 16  # points that are evaluated in both precisions
 EVERY = 2.0  # seconds between two writes
 
 
@@ -104,7 +106,7 @@ class Ask:
     def measures(self) -> dict[str, Metric]:
         """Metrics by name."""
         given = self.metrics or {}
-        given = [given] if isinstance(given, str) else given
+        given = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
         pairs = given.items() if isinstance(given, Mapping) else [(name, name) for name in given]
         found: dict[str, Metric] = {}
         for name, metric in pairs:
@@ -130,15 +132,18 @@ class Plane:
         self.problem, self.ask, self.coordinates = problem, ask, coordinates
         self.shape = tuple(len(axis) for axis in reversed(coordinates))
         self.metrics = ask.measures()
-        self.directions = _directions(problem, ask, len(coordinates))
         self.weights = problem.weights
+        self.batches = problem.draw(ask.examples, generator("surface examples", int(ask.seed)))
+        if not all(bool(w.isfinite().all()) for w in self.weights):
+            self._plain()  # says that it is not finite, where directions would say that they are not
+        self.directions = _directions(problem, ask, len(coordinates))
         self.axes = [
             [d.to(w) for d, w in zip(vector, self.weights, strict=True)]
             for vector in self.directions.vectors[: len(coordinates)]
         ]
         self.wide = torch.promote_types(problem.dtype, torch.float32)
+        check_reach(ask.owner, coordinates, self.wide)
         self.scratch = [torch.empty_like(w, dtype=self.wide) for w in self.weights]
-        self.batches = problem.draw(ask.examples, generator("surface examples", int(ask.seed)))
         self.examples = sum(batch.examples for batch in self.batches)
         refresh = problem.draw(ask.statistics, generator("surface statistics", int(ask.seed)))
         self.refreshed = sum(batch.examples for batch in refresh) if ask.batchnorm == "recompute" else 0
@@ -148,30 +153,23 @@ class Plane:
     def _start(self, refresh: list[Examples] | None) -> None:
         """The plain loss at the centre, the way to compute all others, what is kept already."""
         began = time.perf_counter()
-        losses, self.denominator = self.problem.example_losses(self.weights, self.batches)
+        losses, self.denominator = self._plain()
         seconds = time.perf_counter() - began
-        plain = float(losses.sum() / self.denominator)
-        if not np.isfinite(plain):
-            raise ValueError(
-                f"the loss at the centre is {plain}, expected a finite number: "
-                f"check the weights and the data before drawing around them"
-            )
+        self.shares = self._shares()
         self.forward = Forward(self.problem, self.batches, refresh, self.metrics)
         middle = (0.0,) * len(self.axes)
-        near = tuple(0.25 * float(axis[-1]) for axis in self.coordinates)
         first = self.batches[:1]
-        far = self.problem.example_losses(self.form(near), first)[0]
-        self.forward.verify([lambda: self.form(middle), lambda: self.form(near)], [losses[: first[0].examples], far])
+        references = [losses[: first[0].examples], self.problem.example_losses(self._elsewhere(), first)[0]]
+        self.forward.verify([lambda: self.form(middle), self._elsewhere], references)
         resume = self.ask.resume
         self.keep: Keep | None = _OPENER[0](resume) if _is_path(resume) else resume
         kept = None if self.keep is None else self.keep.open(self.about())
-        half = self.ask.precision == "bfloat16"
         how = self.ask.how if kept is None or self.ask.how not in ("fastest", "untimed") else kept.how
-        self.forward.choose(how, seconds, lambda: self.form(middle), half)
-        self.how = self.forward.way.how
         self.known: dict[int, np.ndarray] = {}
+        self.errors: dict[int, float] = {}  # of bfloat16, relative, at the points where they are known
         self.new: list[int] = []
-        self.center_losses = self._first(middle)
+        self.center_losses = self._first(middle, how, seconds)
+        self.how = self.forward.way.how
         self.center = self.row(middle)
         self.written = time.perf_counter()
         if kept is not None:
@@ -180,12 +178,36 @@ class Plane:
             self.known[-1] = self.center
             self.new = [-1]
 
-    def _first(self, middle: Sequence[float]) -> Tensor:
+    def _plain(self) -> tuple[Tensor, float]:
+        """Losses and denominator of the model itself at the centre."""
+        losses, denominator = self.problem.example_losses(self.weights, self.batches)
+        plain = float(losses.sum() / denominator)
+        if not np.isfinite(plain):
+            raise ValueError(
+                f"the loss at the centre is {plain}, expected a finite number: "
+                f"check the weights and the data before drawing around them"
+            )
+        return losses, denominator
+
+    def _shares(self) -> Tensor:
+        """(N,) float64: the part of every example in the denominator; zeros for a sum, which is not divided."""
+        objective, found = self.problem.objective, []
+        for batch in self.batches:
+            outputs = None
+            if objective.denominator is not None:
+                with torch.no_grad():
+                    outputs = self.problem.outputs(batch, self.weights)
+            found.append(objective.weights(outputs, batch.targets))
+        return torch.cat(found)
+
+    def _first(self, middle: Sequence[float], how: str, seconds: float) -> Tensor:
         """The losses at the centre in the way that is chosen."""
+        half = self.ask.precision == "bfloat16"
         try:
+            self.forward.choose(how, seconds, lambda: self.form(middle), half)
             return self._losses(middle)[0]
         except RuntimeError as error:
-            if not self.forward.half:
+            if not half:
                 raise
             raise ValueError(
                 f"the {self.ask.owner} got precision='bfloat16' for a model that cannot compute in it "
@@ -196,7 +218,8 @@ class Plane:
         """Take over kept points, if the centre is still the same."""
         self.known = {int(index): row for index, row in zip(kept.indices, kept.rows, strict=True)}
         old = self.known.get(-1)
-        if old is None or not np.allclose(old, self.center, rtol=1e-4, atol=1e-6, equal_nan=True):
+        near = math.sqrt(torch.finfo(self.wide).eps)  # other threads may round otherwise
+        if old is None or not np.allclose(old, self.center, rtol=near, atol=0.0, equal_nan=True):
             raise ValueError(
                 f"the {self.ask.owner} got kept points around {old}, expected {self.center} at the centre: the loss or "
                 f"a metric has changed; delete the file to begin again"
@@ -210,6 +233,10 @@ class Plane:
         if self.wide == self.problem.dtype or self.forward.half:
             return self.scratch
         return [x.to(self.problem.dtype) for x in self.scratch]
+
+    def _elsewhere(self) -> Vec:
+        """Weights that are displaced at random."""
+        return list(displaced(self.problem.parameters, 0).values())
 
     def _losses(self, at: Sequence[float]) -> tuple[Tensor, dict[str, float]]:
         losses, _, metrics = self.forward(self.form(at))
@@ -250,17 +277,21 @@ class Plane:
             self.keep.add(Kept(self.how, np.array(self.new, dtype=np.int64), rows))
         self.new = []
 
-    def compared(self, tick: Callable[[], object] = lambda: None) -> tuple[float, float, int]:
-        """The largest relative error of the losses in bfloat16 on random points, its 95th percentile, their number.
+    def compared(self) -> tuple[float, float, int]:
+        """The largest relative error of the losses in bfloat16 on some points, its 95th percentile, their number.
 
-        Raises ValueError where it is above the bound.  Zeros where the precision is exact.
+        The first call takes the points of ``first_points``, later ones those of ``more_points`` too.  Raises
+        ValueError where it is above the bound.  Zeros where the precision is exact.
         """
         if not self.forward.half:
             return 0.0, 0.0, 0
-        count = math.prod(self.shape)
-        rng = generator("surface precision", int(self.ask.seed))
-        points = sorted(torch.randperm(count, generator=rng)[:CHECKED].tolist())
-        found = self.evaluate(points, tick)[:, 0]
+        rng = generator("surface precision", int(self.ask.seed), len(self.errors))
+        if self.errors:
+            known = {index: float(row[0]) for index, row in self.known.items() if index >= 0}
+            points = more_points(known, list(self.errors), rng)
+        else:
+            points = first_points(self.coordinates, rng)
+        found = self.evaluate(points)[:, 0]
         way = self.forward.way
         self.forward.choose("untimed", 0.0, lambda: self.form(self.at(0)))
         try:
@@ -269,15 +300,16 @@ class Plane:
         finally:
             self.forward.use(way, half=True)
         with np.errstate(invalid="ignore", divide="ignore"):
-            errors = np.abs(found - exact) / np.abs(exact)
+            errors = np.where(found == exact, 0.0, np.abs(found - exact) / np.abs(exact))
         errors = np.where(np.isfinite(exact), np.where(np.isfinite(errors), errors, np.inf), 0.0)
-        worst = float(errors.max())
+        self.errors |= dict(zip(points, errors.tolist(), strict=True))
+        worst = max(self.errors.values())
         if not worst <= self.ask.bound:
             raise ValueError(
-                f"the {self.ask.owner} got a relative error of {worst:.2g} in bfloat16 on {len(points)} points, "
+                f"the {self.ask.owner} got a relative error of {worst:.2g} in bfloat16 on {len(self.errors)} points, "
                 f"expected at most {self.ask.bound:g}: use precision='float32', or a larger bound"
             )
-        return worst, float(np.quantile(errors, 0.95)), len(points)
+        return worst, float(np.quantile(list(self.errors.values()), 0.95)), len(self.errors)
 
     def radii(self) -> np.ndarray:
         """|d| / |w| at every point of the grid, from the lengths of the axes and the angle between them."""
@@ -298,15 +330,25 @@ class Plane:
         grid = hashlib.sha256(b"".join(np.ascontiguousarray(axis).tobytes() for axis in self.coordinates))
         spans = ", ".join(f"{len(axis)} from {axis[0]:g} to {axis[-1]:g}" for axis in self.coordinates)
         return {
-            "weights": _digest(state.values()),
+            "weights": digest(state.values()),
             "data": _digest_data(self.problem.batches),
             "directions": f"{self.directions.text} {self.directions.digest}",
             "grid": f"{spans} sha256:{grid.hexdigest()}",
             "problem": self.described(),
+            "loss": self._identified(),
             "precision": self.precision,
-            "metrics": ", ".join(self.metrics) or "none",
-            "examples": f"{self.examples} drawn with seed {self.ask.seed}" if self.ask.examples else "all",
+            "metrics": ", ".join(f"{name}: {identified(metric)}" for name, metric in self.metrics.items()) or "none",
+            "examples": self._drawn(self.ask.examples, self.examples),
+            "statistics": self._drawn(self.ask.statistics, self.refreshed) if self.refreshed else "of the model",
         }
+
+    def _drawn(self, asked: int | None, examples: int) -> str:
+        return f"{examples} drawn with seed {self.ask.seed}" if asked else "all"
+
+    def _identified(self) -> str:
+        objective = self.problem.objective
+        denominator = objective.denominator
+        return identified(objective.loss) + (f" over {identified(denominator)}" if denominator else "")
 
     @property
     def precision(self) -> str:
@@ -324,10 +366,15 @@ class Plane:
         return text.replace("eval mode", refreshed) if self.refreshed else text
 
     def _stderr(self, difference: Tensor) -> float:
+        """Of a ratio of two sums over random examples (Cochran 1977, "Sampling techniques", section 2.11): linearised.
+
+        With class weights or ignored targets, the denominator varies with the examples as the numerator does.
+        """
         count = len(difference)
         if count < 2:
             return float("nan")
-        return float(difference.std()) * math.sqrt(count) / self.denominator
+        rest = difference - difference.sum() / self.denominator * self.shares.to(difference.device)
+        return float(rest.std()) * math.sqrt(count) / self.denominator
 
 
 def _directions(problem: Problem, ask: Ask, axes: int) -> Directions:
@@ -342,12 +389,18 @@ def _directions(problem: Problem, ask: Ask, axes: int) -> Directions:
         raise ValueError(
             f"the {ask.owner} got {len(given.vectors)} directions, expected {axes}: use first.beside(second), or a line"
         )
-    if not given.norms[:axes].all():
-        raise ValueError(
-            f"the {ask.owner} got a direction of length 0 ({given.text}), expected one that moves a parameter: check "
-            f"the mask or the weights it was made with"
-        )
+    given.check_lengths(axes, f"the {ask.owner}")
     return given
+
+
+def check_reach(owner: str, coordinates: Sequence[np.ndarray], dtype: torch.dtype) -> None:
+    """Raise ValueError for coordinates that the dtype of the weights cannot hold."""
+    farthest, largest = max(float(np.abs(axis).max()) for axis in coordinates), torch.finfo(dtype).max
+    if not farthest <= largest:
+        raise ValueError(
+            f"the {owner} got a span up to {farthest:g}, expected at most {largest:.2g}, the largest number of "
+            f"{str(dtype).removeprefix('torch.')}: reduce span"
+        )
 
 
 def _accuracy(outputs: Any, targets: Any) -> Tensor:
@@ -364,17 +417,9 @@ def _is_path(resume: Resume) -> bool:
     return resume is not None and not hasattr(resume, "add")
 
 
-def _digest(tensors: Iterable[Tensor]) -> str:
-    state = hashlib.sha256()
-    for x in tensors:
-        state.update(f"{tuple(x.shape)} {x.dtype}\0".encode())
-        state.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return "sha256:" + state.hexdigest()
-
-
 def _digest_data(batches: Iterable[Examples]) -> str:
     """Of the examples one after another, however they are cut into batches of one kind."""
     found: list[Tensor] = []
     for batch in batches:
         on_tensors((batch.args, batch.kwargs, batch.targets), lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
-    return _digest(found)
+    return digest(found)

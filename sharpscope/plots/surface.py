@@ -92,7 +92,9 @@ def stated_errors(surface: Surface) -> str:
     if (~surface.evaluated).any() and surface.tolerance is not None:
         said.append(f"{surface.evaluated.sum()} of {surface.loss.size} points, error {100 * surface.error:.2g} %")
     if surface.precision_error > 0:
-        said.append(f"{surface.precision}, error {100 * surface.precision_error:.2g} %")
+        largest, most = 100 * surface.precision_error, 100 * surface.precision_error_95
+        measured = f"(95 %: {most:.2g} %) on {surface.precision_points} points"
+        said.append(f"{surface.precision}, largest error {largest:.2g} % {measured}")
     return "; ".join(said)
 
 

@@ -73,3 +73,11 @@ def test_what_is_refused() -> None:
         curvature_map(problem, 3, directions=random_directions(problem, count=1))
     with pytest.raises(ValueError, match="scaling='filters', expected one of filter"):
         curvature_map(problem, 3, directions="filters")
+
+
+def test_a_direction_of_length_0() -> None:
+    problem = Problem(nn.Linear(2, 1), nn.MSELoss(), (torch.eye(2), torch.ones(2, 1)))
+    with pytest.raises(
+        ValueError, match=r"^the curvature map got a direction of length 0 \(.*\), expected one that mov"
+    ):
+        curvature_map(problem, 2, directions=random_directions(problem).on({}))

@@ -247,3 +247,10 @@ def test_other_mistakes() -> None:
         with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole text is compared)
             random_directions(problem, **arguments)  # type: ignore[arg-type]
         assert str(caught.value) == f"random_directions got {text}"
+
+
+def test_too_many_tensors_are_no_other_weights() -> None:
+    problem = Problem(nn.Linear(2, 1), nn.MSELoss(), (torch.eye(2), torch.ones(2, 1)))
+    more = [0.5 * w for w in problem.weights] + [torch.zeros(3)]
+    with pytest.raises(ValueError, match=r"^other weights got 3 tensors, expected 2, one per parameter: take those of"):
+        ss.towards(problem, more)
