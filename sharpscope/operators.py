@@ -5,31 +5,30 @@ The curvature of a Problem comes as three of them: ``hessian``, ``ggn`` and ``fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
-from torch import Tensor, nn
+from torch import Tensor
 
 from sharpscope.examples import Examples
+from sharpscope.masking import Where, mask_of, words
 from sharpscope.pieces import check_count
 from sharpscope.preflight import Noise, Plan, measure_noise, plan
 from sharpscope.problem import Problem
 from sharpscope.products import Curvature, Hessian, Point, fisher_of, ggn_of, with_draws
 from sharpscope.sums import Sum, budget
-from sharpscope.vectors import flatten
 
 __all__ = ["Noise", "Operator", "Plan", "fisher", "ggn", "hessian"]
-
-Where = Tensor | Sequence[Tensor] | Mapping[str, Tensor] | nn.Module | str
 
 
 class Operator:
     """A symmetric (n, n) matrix A, given by ``v -> A v`` on vectors of shape (n,).
 
-    ``A @ v`` multiplies a vector (n,) or a block of columns (n, k).  ``products`` counts how often A was applied to a
+    ``A @ v`` multiplies a vector (n,) or a block of columns (n, k), and raises ArithmeticError for a product that is
+    not finite.  ``products`` counts how often A was applied to a
     vector, or a block of it; a sum, a restriction or a block counts its own, and its parts count theirs.  ``A + B``,
     ``A - B``, ``2 * A`` and ``-A`` are operators; ``A.restrict(where)`` keeps some coordinates, ``A.block(where)`` on
     shorter vectors; ``A.to_scipy()`` serves SciPy's solvers.
@@ -76,9 +75,11 @@ class Operator:
     @staticmethod
     def of(matrix: Tensor, text: str = "matrix") -> Operator:
         """The operator of a dense symmetric matrix of shape (n, n).  Raises ValueError for any other."""
-        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+        if not isinstance(matrix, Tensor):
+            raise TypeError(f"Operator.of got a {type(matrix).__name__}, expected a tensor: torch.tensor(matrix)")
+        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
             raise ValueError(
-                f"Operator.of got shape {tuple(matrix.shape)}, expected (n, n): an operator is a square matrix"
+                f"Operator.of got shape {tuple(matrix.shape)}, expected (n, n), n >= 1: an operator is a square matrix"
             )
         if not matrix.is_floating_point():
             raise ValueError(
@@ -93,6 +94,11 @@ class Operator:
         )
 
     def __matmul__(self, vector: Tensor) -> Tensor:
+        if not isinstance(vector, Tensor):
+            raise TypeError(
+                f"the {self.text} got a {type(vector).__name__}, expected a tensor of shape ({self.size},) or "
+                f"({self.size}, k): torch.as_tensor(v), or flatten the tensors of the parameters"
+            )
         if vector.shape[:1] != (self.size,) or vector.dim() > 2:
             raise ValueError(
                 f"the {self.text} got a vector of shape {tuple(vector.shape)}, expected ({self.size},) or "
@@ -107,6 +113,10 @@ class Operator:
             raise ValueError(
                 f"a product of the {self.text} got {product.dtype} of shape {tuple(product.shape)}, "
                 f"expected {self.dtype} of shape {tuple(vector.shape)}: return A v like v"
+            )
+        if product.numel() and not math.isfinite(float(torch.linalg.vector_norm(product, math.inf))):
+            raise ArithmeticError(
+                f"a product of the {self.text} is not finite, expected finite numbers: check the loss at these weights"
             )
         return product
 
@@ -144,8 +154,8 @@ class Operator:
 
         Args:
             where: a boolean tensor (n,); a list of boolean tensors, one per parameter, or a dictionary of them by name
-                (a parameter that it leaves out is not kept); a layer (``torch.nn.Module``) of the model; or a name
-                pattern such as ``"layer1.*"``.
+                (a parameter that it leaves out is not kept), NumPy's arrays as well; a layer (``torch.nn.Module``) of
+                the model; or a name pattern such as ``"layer1.*"``.
 
         Of a curvature, derivatives are taken in those parameters alone that have a coordinate kept.
 
@@ -157,10 +167,10 @@ class Operator:
             >>> op.restrict(torch.tensor([True, False])) @ torch.ones(2)
             tensor([2., 0.])
         """
-        kept = _mask(self, where).to(self.device)
+        kept = mask_of(where, self.text, self.size, self.layout, self.device)
         inner, places = self.block(kept), kept.nonzero().view(-1)
         inside = f"({self.text})" if " + " in self.text else self.text
-        text = f"{inside}, restricted to {_words(where, int(kept.sum()), self.size)}"
+        text = f"{inside}, restricted to {words(where, int(kept.sum()), self.size)}"
 
         def product(vector: Tensor) -> Tensor:
             return torch.zeros_like(vector).index_copy_(0, places, inner @ vector[places])
@@ -177,7 +187,7 @@ class Operator:
             >>> op.block(torch.tensor([False, True])) @ torch.ones(1)
             tensor([3.])
         """
-        kept = _mask(self, where).to(self.device)
+        kept = mask_of(where, self.text, self.size, self.layout, self.device)
         inner, around = self._around(kept)
         places, length = kept[around].nonzero().view(-1), int(around.sum())
 
@@ -252,71 +262,6 @@ def _by_columns(product: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
     return torch.stack(columns, 1) if columns else torch.zeros_like(vector)
 
 
-def _mask(operator: Operator, where: Where) -> Tensor:
-    """(n,) bool: which coordinates ``where`` keeps."""
-    if isinstance(where, Tensor):
-        parts: list[Tensor] = [where]
-        expected: list[tuple[int, ...]] = [(operator.size,)]
-    elif not operator.layout:
-        raise ValueError(
-            f"the {operator.text} got restrict({type(where).__name__}) and knows no parameter names, expected a "
-            f"boolean tensor of shape ({operator.size},): give it layout= or a mask"
-        )
-    elif isinstance(where, (nn.Module, str)):
-        return _named(operator, where)
-    else:
-        tensors = list(operator.layout.values())
-        if isinstance(where, Mapping):
-            if unknown := [name for name in where if name not in operator.layout]:
-                raise ValueError(
-                    f"the {operator.text} got a mask of {unknown[0]!r}, expected names among {_some(operator)}: "
-                    f"change the name"
-                )
-            empty = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in operator.layout.items()}
-            parts = list({**empty, **where}.values())
-        else:
-            parts = list(where)
-        expected = [tuple(p.shape) for p in tensors]
-    shapes = [tuple(part.shape) for part in parts]
-    if shapes != expected:
-        wrong = next((pair for pair in zip(shapes, expected, strict=False) if pair[0] != pair[1]), None)
-        got, wanted = wrong or (f"{len(parts)} tensors", f"{len(expected)}")
-        raise ValueError(
-            f"the {operator.text} got a mask of {f'shape {got}' if wrong else got}, expected {wanted}: "
-            f"make it of the shapes of the parameters"
-        )
-    if other := [part.dtype for part in parts if part.dtype != torch.bool]:
-        raise ValueError(f"the {operator.text} got a mask of {other[0]}, expected torch.bool: use mask.bool()")
-    return flatten(part.to(operator.device) for part in parts)
-
-
-def _named(operator: Operator, where: nn.Module | str) -> Tensor:
-    if isinstance(where, str):
-        chosen = [fnmatchcase(name, where) for name in operator.layout]
-    else:
-        inside = {id(p) for p in where.parameters()}
-        chosen = [id(p) in inside for p in operator.layout.values()]
-    if not any(chosen):
-        what = f"the pattern {where!r}" if isinstance(where, str) else f"a layer {type(where).__name__}"
-        raise ValueError(
-            f"the {operator.text} got {what} that holds none of its parameters, expected some among "
-            f"{_some(operator)}: change the {'pattern' if isinstance(where, str) else 'layer'}"
-        )
-    taken = zip(operator.layout.values(), chosen, strict=True)
-    return torch.cat([torch.full((p.numel(),), take, dtype=torch.bool) for p, take in taken])
-
-
-def _some(operator: Operator) -> str:
-    names = list(operator.layout)
-    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-
-
-def _words(where: Where, kept: int, size: int) -> str:
-    if isinstance(where, str):
-        return f"{where} ({kept} of {size})"
-    return f"{type(where).__name__} ({kept} of {size})" if isinstance(where, nn.Module) else f"{kept} of {size}"
-
-
 def hessian(
     problem: Problem, *, at: Sequence[Tensor] | None = None, mode: str = "auto", memory: int | None = None
 ) -> Operator:
@@ -336,8 +281,10 @@ def hessian(
             than 32, for its sake); by default a quarter of the memory of the device, at most 4 GiB.  A choice of speed
             and never of the result; 0 keeps nothing.
 
-    Raises ProblemError for a loss that is not finite, differs between two evaluations or depends on batches by
-    BatchNorm, and for a mode that does not work for the model; ValueError for another mode.
+    A product raises ArithmeticError where it is not finite, ProblemError where all targets are ignored.
+    Raises ProblemError under ``torch.inference_mode``, for a loss that is not finite, differs between two evaluations
+    or depends on batches by BatchNorm, and for a mode that does not work for the model; ValueError for another mode
+    and for ``at`` of other shapes.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)

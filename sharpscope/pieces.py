@@ -143,6 +143,12 @@ def check_count(owner: str, name: str, value: Any, *, optional: bool = False) ->
     raise ValueError(f"{owner} got {name}={value!r}, expected {kind}: change {name}")
 
 
+def check_seed(owner: str, seed: Any) -> None:
+    """Raise ValueError unless ``seed`` is a whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise ValueError(f"{owner} got seed={seed!r}, expected a whole number: change seed")
+
+
 def check_piece(owner: str, name: str, value: Any, kind: type[Piece]) -> None:
     """Raise TypeError unless ``value`` is a piece of the kind that the place needs."""
     if not isinstance(value, kind):

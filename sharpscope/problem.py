@@ -23,7 +23,7 @@ from sharpscope.losses import Objective
 from sharpscope.pieces import check_count
 from sharpscope.vectors import Vec
 
-__all__ = ["Problem", "ProblemError"]
+__all__ = ["Problem", "ProblemError", "check_autograd"]
 
 _GRADIENT_BYTES = 512 * 2**20  # bound on the per-example gradients held at once
 
@@ -178,6 +178,7 @@ class Problem:
 
     def value_and_gradient(self, at: Sequence[Tensor] | None = None) -> tuple[float, Vec]:
         """L and its gradient at ``at``, in one forward and backward pass over the data."""
+        check_autograd(self)
         with self.guard(), torch.enable_grad():
             weights = _leaves(self.weights if at is None else at)
             sums: Vec = [torch.zeros_like(w) for w in weights]
@@ -199,6 +200,7 @@ class Problem:
         weights an example's loss is its own numerator.
         """
         check_count("squared_gradients", "samples", samples, optional=True)
+        check_autograd(self)
         with self.guard():
             chosen = self.draw(samples, rng)
             weights = self.weights
@@ -286,6 +288,19 @@ class Problem:
         if not self.objective.mean:
             return total
         return total / weight if weight else float("nan")
+
+
+def check_autograd(problem: Problem) -> None:
+    """Raise ProblemError where derivatives cannot be taken, which would be zero without a word."""
+    batch = problem.batches[0]
+    values = [*problem.parameters.values(), *batch.args, *batch.kwargs.values()]
+    made = any(isinstance(x, Tensor) and x.is_inference() for x in values)
+    if torch.is_inference_mode_enabled() or made:
+        what = "weights or data that were made under" if made else "called under"
+        raise ProblemError(
+            f"a derivative got {what} torch.inference_mode(), expected autograd: use torch.no_grad() in its place, or "
+            f"leave it with torch.inference_mode(False)"
+        )
 
 
 def _wrong(outputs: Any, targets: Any) -> int:

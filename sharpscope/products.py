@@ -70,6 +70,8 @@ class Point:
     ) -> None:
         self.problem, self.channels_last, self.dtype = problem, channels_last, dtype or problem.dtype
         self.objective = problem.objective if dtype is None else problem.objective.to(dtype)
+        if at is not None:
+            _check_at(problem, at)
         self.everything: Vec = [self.laid(w.detach().clone()) for w in (problem.weights if at is None else at)]
         self.chosen = list(range(len(self.everything))) if chosen is None else list(chosen)
         self.weights: Vec = [self.everything[place] for place in self.chosen]
@@ -322,6 +324,17 @@ def _load_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
+
+
+def _check_at(problem: Problem, at: Sequence[Tensor]) -> None:
+    got, expected = [tuple(w.shape) for w in at], [tuple(w.shape) for w in problem.weights]
+    if got != expected:
+        wrong = next((pair for pair in zip(got, expected, strict=False) if pair[0] != pair[1]), None)
+        found, wanted = wrong or (f"{len(got)} tensors", f"{len(expected)}")
+        raise ValueError(
+            f"at= got {f'a tensor of shape {found}' if wrong else found}, expected {wanted}: give one tensor per "
+            f"trainable parameter, in their order"
+        )
 
 
 def _leaves(weights: Sequence[Tensor]) -> Vec:

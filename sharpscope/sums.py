@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpscope.examples import Examples, cut
+from sharpscope.problem import ProblemError, check_autograd
 from sharpscope.products import Curvature, kernels
 from sharpscope.tape import Tape
 from sharpscope.vectors import Vec, flatten, unflatten
@@ -57,6 +58,11 @@ class Sum:
                 needed = problem.objective.denominator is not None
                 outputs = problem.outputs(batch, self.curvature.point.everything) if needed else None
                 total += float(problem.objective.weight(outputs, batch.targets))
+        if total == 0.0:
+            raise ProblemError(
+                "the loss got the denominator 0, expected a target that counts: all are ignored or weigh nothing, so "
+                "change ignore_index, the class weights or the data"
+            )
         return total
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -98,6 +104,7 @@ class Sum:
 
 def running(curvature: Curvature) -> contextlib.AbstractContextManager[None]:
     """The kernels under which products of a curvature are computed."""
+    check_autograd(curvature.point.problem)
     recurrent = any(isinstance(module, nn.RNNBase) for module in curvature.point.problem.model.modules())
     return kernels(curvature.point.problem.device, recurrent)
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 ROWS: list[set[str]] = [
     # the ground: its modules may import each other, as long as there is no cycle
     {"vectors", "schedules", "results", "frames", "distributed", "progress"}
-    | {"bits", "packed", "pieces", "losses", "examples", "calls", "tape", "bounds", "convergence"},
+    | {"bits", "packed", "pieces", "losses", "examples", "calls", "tape", "bounds", "convergence", "masking"},
     {"history"},
     {"problem"},
     {"products"},

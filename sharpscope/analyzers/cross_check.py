@@ -68,7 +68,8 @@ def cross_check(
     means over several batches they compute another matrix.
 
     Raises ImportError where the tool is not installed, ValueError for an unknown tool or data that it cannot take
-    (anything but one input tensor and one target tensor a batch, for PyHessian).
+    (anything but one input tensor and one target tensor a batch), RuntimeError where it fails, as both do for a
+    parameter that the loss does not use.
 
     >>> print(cross_check(problem, "curvlinops").table())  # doctest: +SKIP
     """
@@ -77,6 +78,11 @@ def cross_check(
     if against not in _TOOLS:
         raise ValueError(f"cross_check got against={against!r}, expected one of {', '.join(_TOOLS)}: choose one")
     check_count("cross_check", "k", k)
+    if against == "curvlinops" and k >= problem.size:
+        raise ValueError(
+            f"cross_check got k={k}, expected at most {problem.size - 1}, as ARPACK cannot find all {problem.size} "
+            f"eigenvalues: lower k"
+        )
     package, run = _TOOLS[against]
     try:
         module = importlib.import_module(against)
@@ -112,7 +118,14 @@ def _elsewhere(run: Callable[..., Any], module: Any, problem: Problem, k: int, t
     model = copy.deepcopy(problem.model).eval()
     with problem.guard(), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return np.asarray(run(module, model, problem.objective.loss, batches, k, tol), dtype=np.float64)
+        try:
+            return np.asarray(run(module, model, problem.objective.loss, batches, k, tol), dtype=np.float64)
+        except Exception as error:  # whatever the other tool raises
+            said = " ".join(str(error).split())[:200]
+            raise RuntimeError(
+                f"cross_check got {type(error).__name__} from {module.__name__} ({said}), expected it to take this "
+                f"model: leave out parameters that the loss does not use, or choose the other tool"
+            ) from error
 
 
 def _pyhessian(module: Any, model: Any, loss: Any, batches: Any, k: int, tol: float) -> Any:

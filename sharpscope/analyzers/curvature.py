@@ -90,6 +90,8 @@ def curvature(
     check_count("curvature", "k", k)
     if isinstance(trace_products, bool) or not isinstance(trace_products, int) or trace_products < 2:
         raise ValueError(f"curvature got trace_products={trace_products!r}, expected 2 or more, for an error: raise it")
+    if not isinstance(parts, Mapping | None):
+        raise TypeError(f"curvature got parts= of {type(parts).__name__}, expected a dictionary: parts={{name: mask}}")
     before, chosen = operator.products, _layers(operator) if parts is None else parts
     masks = {name: _mask(operator, name, where) for name, where in chosen.items()}
     if not masks:
@@ -109,7 +111,7 @@ def curvature(
 
 def _captured(top: Spectrum, masks: Mapping[str, Tensor], operator: Operator) -> np.ndarray:
     """(k, p): |P u|^2."""
-    if top.vectors is None or top.vectors.shape[1] != operator.size:
+    if not isinstance(top, Spectrum) or top.vectors is None or top.vectors.shape[1] != operator.size:
         raise ValueError(
             f"curvature got top= without vectors of {operator.size} entries, expected a Spectrum that has them: "
             f"make it with spectrum(..., vectors=True)"

@@ -13,7 +13,7 @@ from torch import Tensor
 from sharpscope.analyzers.lanczos import length, quadrature
 from sharpscope.analyzers.spectrum import Spectrum, operator_of, spectrum
 from sharpscope.operators import Operator
-from sharpscope.pieces import check_count, check_range
+from sharpscope.pieces import check_count, check_range, check_seed
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Result
@@ -46,9 +46,13 @@ class Density(Result):
 
     @property
     def width(self) -> float:
-        """Default standard deviation of the Gaussians: 2 (extent of the nodes) / steps, what the steps resolve."""
-        low, high = float(np.nanmin(self.nodes)), float(np.nanmax(self.nodes))
-        return 2.0 * (high - low) / self.nodes.shape[1] or 1e-3 * max(abs(low), abs(high)) or 1.0
+        """Default standard deviation of the Gaussians: 2 (extent of the nodes) / steps, what the steps resolve.
+
+        Where the nodes are one value but for rounding, or there are none, a thousandth of the largest eigenvalue.
+        """
+        largest, seen = max(abs(end) for end in self.extent), self.nodes[np.isfinite(self.nodes)]
+        spread = float(np.ptp(seen)) if len(seen) else 0.0
+        return 2.0 * spread / self.nodes.shape[1] if spread > 1e-12 * largest else 1e-3 * largest or 1.0
 
     @property
     def trace(self) -> float:
@@ -130,18 +134,19 @@ def density(
     operator = operator_of(problem, "density")
     check_count("density", "probes", probes)
     check_count("density", "steps", steps)
+    check_seed("density", seed)
     before, steps = operator.products, min(steps, operator.size)
     values, bounds, vectors = _top(operator, top, seed, progress)
     basis = torch.as_tensor(vectors, dtype=operator.dtype, device=operator.device)
     rest = without(operator, basis) if len(basis) else operator
     nodes, weights = np.full((probes, steps), np.nan), np.zeros((probes, steps))
     done = _kept(more, operator, values, seed, nodes, weights)
-    share = (operator.size - len(basis)) / operator.size
+    share, size = (operator.size - len(basis)) / operator.size, float(np.abs(values).max(initial=0.0))
     with torch.no_grad(), bar(probes * steps, "density", progress) as shown:
         shown.update(done * steps)
         for probe in range(done, probes if share else 0):
             start = _probe(operator, basis, seed, probe)
-            nodes[probe], weight = quadrature(rest, start, steps, seed, lambda: shown.update(1))
+            nodes[probe], weight = quadrature(rest, start, steps, seed, lambda: shown.update(1), scale=size)
             weights[probe] = share * weight
     spent = operator.products - before + (more.products if more else 0)
     return Density(
@@ -191,6 +196,8 @@ def _kept(
     """Copy the probes of an earlier result; how many."""
     if more is None:
         return 0
+    if not isinstance(more, Density):
+        raise TypeError(f"density got more= of {type(more).__name__}, expected a Density: leave more= out")
     for name, got, expected in (
         ("operator", more.operator, operator.text), ("seed", more.seed, seed),
         ("steps", more.nodes.shape[1], nodes.shape[1]),

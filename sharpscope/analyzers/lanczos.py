@@ -24,7 +24,9 @@ from sharpscope.vectors import generator
 __all__ = ["Ritz", "length", "quadrature", "thick_restart"]
 
 _CHUNK = 1 << 18  # entries of a vector that are copied at once
-_UPPER, _LOWER = 1e-3, 0.1  # floors of what a residual is relative to, in magnitudes of the largest eigenvalue
+_FLOOR = 1e-3  # of what a residual is relative to, in magnitudes of the largest eigenvalue
+_NEAR_ZERO = 1e-6  # what a residual near 0 is held to at the lower end, where most lies close together, whatever tol
+_NULL = 0.1  # what residuals at a lower end of zeros are relative to, likewise
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Ritz:
     vectors: Tensor  # (k, n) unit rows
     tail: Tensor  # (n,) unit vector along which the residuals of the recurrence lie
     scales: np.ndarray  # (k,) float64, what each residual is relative to
+    cover: np.ndarray  # (k,) float64, how far the eigenvalue may be for those of a lower end of zeros, else 0
     restarts: int
 
 
@@ -55,9 +58,12 @@ def thick_restart(
 ) -> Ritz:
     """The ``count`` largest and ``low`` smallest (algebraic) Ritz pairs, each with residual <= tol |value|.
 
-    An eigenvalue near 0 has no relative residual: with M the largest magnitude of all, one below M / 1000 at the upper
-    end is held to tol M / 1000 instead, one below M / 10 at the lower end (mostly 0 in truth, and of a multiplicity
-    that takes 1 / sqrt(residual) products to tell from what lies close to it) to tol M / 10.
+    An eigenvalue near 0 has no relative residual: with M the largest magnitude of all, one below M / 1000 is held to
+    tol M / 1000 instead, and at the lower end, where most of a spectrum lies close together and a pair that is found
+    too early passes over what it cannot tell apart, to M / 1e6 where that is less.  A lower end of zeros, of a
+    multiplicity that takes 1 / sqrt(residual) products to tell from what lies close to it, is taken as it is: where no
+    Ritz value is negative and all wanted ones are below tol M / 10, the j-th eigenvalue lies between 0 and the j-th
+    Ritz value (Cauchy), which ``cover`` says.
     ``basis`` bounds the vectors kept, ``most`` the products; ``tick`` is called after each product.  ``start`` is where
     to begin, a random vector if None; ``starts`` random directions must agree, the later ones drawn orthogonal to what
     the earlier ones found.  Raises ArithmeticError when ``most`` does not suffice or a product is not finite.
@@ -70,33 +76,45 @@ def thick_restart(
         values, slopes, mixing = krylov.solve()
         ends = krylov.ends(count, low)
         lost = np.abs(krylov.lost[:, : krylov.filled] @ mixing).sum(axis=0)
-        bounds, floors = np.abs(slopes[ends]) + lost[ends], np.full(len(ends), _UPPER)
-        floors[count:] = _LOWER
-        scales = np.maximum(np.abs(values[ends]), floors * np.abs(values).max())
-        small = bounds <= tol * scales
-        level, fine = 0.1 * tol * float(scales.min()), bool(np.all(bounds <= 0.2 * tol * scales))
+        bounds, largest = np.abs(slopes[ends]) + lost[ends], float(np.abs(values).max())
+        scales = np.maximum(np.abs(values[ends]), _FLOOR * largest)
+        limits, cover, below = tol * scales, np.zeros(len(ends)), slice(min(count, krylov.filled), None)
+        limits[below] = np.minimum(limits, np.maximum(tol * np.abs(values[ends]), _NEAR_ZERO * largest))[below]
+        within = (np.abs(values[ends]) + bounds)[below]
+        if low and values[-1] >= -limits[below].min() and within.max() <= tol * _NULL * largest:
+            scales[below], limits[below], cover[below] = _NULL * largest, tol * _NULL * largest, within
+        small, level, fine = bounds <= limits, 0.1 * float(limits.min()), bool(np.all(bounds <= 0.2 * limits))
         if krylov.filled >= least and krylov.settled(values[ends], bounds, bool(np.all(small)), fine, level, starts):
             vectors, tail = krylov.taken(mixing[:, ends])
-            return Ritz(values[ends].copy(), slopes[ends].copy(), lost[ends], vectors, tail, scales, krylov.restarts)
+            found, rest = values[ends].copy(), slopes[ends].copy()
+            return Ritz(found, rest, lost[ends], vectors, tail, scales, cover, krylov.restarts)
         if krylov.spent >= most:
             raise ArithmeticError(
-                f"the spectrum got {most} products without reaching tol={tol:g} for {len(ends)} pairs (largest "
+                f"the spectrum got {most} products without reaching tol={tol:g} for {count + low} pairs (largest "
                 f"residual {np.abs(slopes[ends]).max():.3g}, lambda_1 {values[0]:.6g}), expected convergence: "
-                f"raise tol or max_products"
+                f"raise tol, basis or max_products"
             )
         if krylov.filled == krylov.limit:
             krylov.restart(count, low, values, mixing)
 
 
 def quadrature(
-    operator: Operator, start: Tensor, steps: int, seed: int = 0, tick: Callable[[], object] = lambda: None
+    operator: Operator,
+    start: Tensor,
+    steps: int,
+    seed: int = 0,
+    tick: Callable[[], object] = lambda: None,
+    *,
+    scale: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights, each (steps,) float64, of the Gauss quadrature of start^T f(A) start / |start|^2.
+
+    ``scale`` is what rounding is relative to where products cancel: the size of the matrix that A is a remainder of.
 
     Exact for polynomials f of degree below 2 ``steps`` (Golub and Meurant).  Where the vector spans an invariant
     subspace of fewer dimensions the last weights are 0 and their nodes NaN.
     """
-    krylov = _Krylov(operator, min(steps, operator.size), generator("quadrature", seed), start)
+    krylov = _Krylov(operator, min(steps, operator.size), generator("quadrature", seed), start, scale)
     going = True
     while going and krylov.filled < krylov.limit:
         going = krylov.extend()
@@ -108,15 +126,24 @@ def quadrature(
 
 
 def length(vector: Tensor) -> float:
-    """Euclidean norm, summed in float64 without a copy of the vector."""
-    return math.sqrt(sum(float(torch.linalg.vector_norm(part.double())) ** 2 for part in vector.split(_CHUNK)))
+    """Euclidean norm, summed in float64 without a copy of the vector, also where squares leave float64's range."""
+    found = math.sqrt(sum(float(torch.linalg.vector_norm(part.double())) ** 2 for part in vector.split(_CHUNK)))
+    if 1e-140 < found < 1e140:
+        return found
+    largest = max((float(part.abs().max()) for part in vector.split(_CHUNK) if len(part)), default=0.0)
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    parts = ((part.double() / largest) for part in vector.split(_CHUNK))
+    return largest * math.sqrt(sum(float(torch.linalg.vector_norm(part)) ** 2 for part in parts))
 
 
 class _Krylov:
     """An orthonormal basis V, the projected matrix V^T A V, and one more unit vector (the tail) to multiply next."""
 
-    def __init__(self, operator: Operator, limit: int, random: torch.Generator, start: Tensor | None = None) -> None:
-        self.operator, self.limit, self.random = operator, limit, random
+    def __init__(
+        self, operator: Operator, limit: int, random: torch.Generator, start: Tensor | None = None, scale: float = 0.0
+    ) -> None:
+        self.operator, self.limit, self.random, self.scale = operator, limit, random, scale
         self.epsilon = float(torch.finfo(operator.dtype).eps)
         self.vectors = torch.empty(limit + 1, operator.size, dtype=operator.dtype, device=operator.device)
         self.projected = np.zeros((limit, limit))
@@ -143,12 +170,7 @@ class _Krylov:
         outside it.
         """
         product = self.operator @ self.tail
-        size = length(product)
-        if not math.isfinite(size):
-            raise ArithmeticError(
-                f"a product of the {self.operator.text} is not finite, expected finite numbers: "
-                f"check the loss at these weights"
-            )
+        size = max(length(product), self.scale)
         used, rest = self.vectors[: self.filled + 1], self.vectors[self.filled + 1]
         rest.copy_(product)
         del product

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sharpscope.analyzers.lanczos import Ritz, length, thick_restart
 from sharpscope.operators import Operator, hessian
-from sharpscope.pieces import check_count
+from sharpscope.pieces import check_count, check_seed
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Dims, Result
@@ -37,7 +37,7 @@ class Spectrum(Result):
     }
 
     eigenvalues: np.ndarray  # (k,) float64, descending (which="smallest": ascending); loss per squared unit of weight
-    residuals: np.ndarray  # (k,) float64, |H u - lambda u| of the unit Ritz vector u, same unit
+    residuals: np.ndarray  # (k,) float64, |H u - lambda u| of the unit Ritz vector u, same unit (or more)
     guard: float  # the next Ritz value inwards, converged too (nan where k is the whole spectrum)
     guard_residual: float  # its residual (nan likewise)
     noise: float  # what fresh products of the Ritz vectors added to the residuals: rounding of the product
@@ -84,7 +84,7 @@ class Spectrum(Result):
         below, above = apart - slack[1:], np.append(np.inf, apart[:-1] - slack[:-2])
         gaps = np.minimum(below, above)
         with np.errstate(divide="ignore", invalid="ignore"):
-            sharp = np.where(gaps > 0, self.residuals**2 / gaps, np.inf) + self.noise
+            sharp = np.where(gaps > 0, self.residuals * (self.residuals / gaps), np.inf) + self.noise
         return np.asarray(np.minimum(self.residuals, sharp))
 
     def summary(self) -> str:
@@ -122,8 +122,9 @@ def spectrum(
         problem: a Problem (its Hessian at the model's current weights) or an Operator.
         k: how many, 1 <= k <= n.
         tol: relative residual; an eigenvalue is then off by about tol^2.  Above 1e-3 a close neighbour may be missed.
-            Near 0 it is relative to the largest magnitude M of all eigenvalues: to M / 1000 at the upper end, to M / 10
-            at the lower, which for a positive semi-definite matrix is 0 many times over.
+            Near 0 it is relative to M / 1000, M the largest magnitude of all eigenvalues, and at the lower end never
+            above M / 1e6.  A lower end that is 0 many times over, as that of a GGN, is found to tol M / 10 only; its
+            residuals reach 0 then.
         seed: of the starting vector.
         which: "largest", "smallest", or "both" ends of the spectrum, k eigenvalues each, from the same products.
         vectors: keep the Ritz vectors of ``eigenvalues``, (k, n).
@@ -132,7 +133,7 @@ def spectrum(
         starts: random directions that must agree.  One may miss copies of an exactly multiple eigenvalue, 2 do not.
         confirm: "together", or "each": one fresh product per pair gives its true residual.
         basis: most Krylov vectors held at once (memory: basis + 3 vectors); 2 k + 20 by default; for a lower end, which
-            takes longer, 2 k + 50 (4 k + 52 for both); at least k + 4.
+            takes longer, 2 k + 82 (4 k + 84 for both); at least k + 4.
         max_products: gives up beyond, in words.
         progress: show a progress bar; None shows it on a terminal only.
 
@@ -143,15 +144,17 @@ def spectrum(
         array([40., 39.])
     """
     operator = operator_of(problem, "spectrum")
+    check_seed("spectrum", seed)
     _check(operator, k, tol, basis, max_products, starts, which, confirm)
     pairs, before, begin = min(k + 1, operator.size), operator.products, _begin(start, operator, seed)
     top, low = (0 if which == "smallest" else pairs), (0 if which == "largest" else pairs)
     with torch.no_grad(), bar(None, f"spectrum, {k} eigenvalues", progress) as shown:
         ritz = thick_restart(
-            operator, top, tol, seed, basis or 2 * (top + low) + (48 if low else 18), max_products,
+            operator, top, tol, seed, basis or 2 * (top + low) + (80 if low else 18), max_products,
             lambda: shown.update(1), low=low, start=begin, starts=starts,
         )  # fmt: skip
         residuals, noise = _confirm(operator, ritz, seed, confirm == "each")
+        residuals = np.where(ritz.cover > 0, np.maximum(residuals, ritz.cover + noise), residuals)
     _check_noise(operator, np.concatenate([ritz.scales[:k], ritz.scales[pairs : pairs + k]]), noise, tol)
     values = ritz.values
     guard = (float(values[k]), float(residuals[k])) if pairs > k else (float("nan"), float("nan"))
@@ -165,12 +168,17 @@ def spectrum(
 
 
 def operator_of(problem: Problem | Operator, verb: str) -> Operator:
-    """The operator itself, or the Hessian of a problem.  Raises TypeError for anything else."""
+    """The operator itself, or the Hessian of a problem.
+
+    Raises TypeError for anything else, ValueError for an operator without coordinates.
+    """
     operator = hessian(problem) if isinstance(problem, Problem) else problem
     if not isinstance(operator, Operator):
         raise TypeError(
             f"{verb} got a {type(problem).__name__}, expected a Problem or an Operator: Problem(model, loss, data)"
         )
+    if not operator.size:
+        raise ValueError(f"{verb} got the {operator.text}, expected at least one coordinate: choose another mask")
     return operator
 
 

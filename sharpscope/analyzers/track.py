@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +57,8 @@ def track(
         warm: begin at the Ritz vectors of the step before, and a share of a random direction for what they do not hold.
         progress: show progress bars; None shows them on a terminal only.
 
-    Raises ValueError for no step or bad arguments, ArithmeticError as ``spectrum`` does.
+    Raises ValueError for no step, steps that do not ascend and bad arguments, TypeError for what is not steps and
+    problems, ArithmeticError as ``spectrum`` does.
 
     Example:
         >>> import torch
@@ -65,11 +68,13 @@ def track(
     """
     rows: list[tuple[int, np.ndarray, np.ndarray, int]] = []
     last: Spectrum | None = None
-    for step, problem in problems.items() if isinstance(problems, Mapping) else problems:
+    for step, problem in _pairs(problems):
+        if rows and step <= rows[-1][0]:
+            raise ValueError(f"track got step {step} after {rows[-1][0]}, expected ascending steps: sort them")
         if isinstance(problem, Problem):  # one choice of how products are computed, for all steps
             problem = hessian(problem, mode=last.how if last else "auto")
         last = spectrum(problem, k, tol, seed, vectors=warm, start=last if warm else None, progress=progress)
-        rows.append((int(step), last.eigenvalues, last.residuals, last.products))
+        rows.append((step, last.eigenvalues, last.residuals, last.products))
     if last is None:
         raise ValueError("track got no step, expected at least one problem: keep checkpoints of the training")
     steps, eigenvalues, residuals, products = zip(*rows, strict=True)
@@ -83,3 +88,17 @@ def track(
         warm=warm,
         operator=last.operator,
     )
+
+
+def _pairs(problems: Any) -> Iterator[tuple[int, Problem | Operator]]:
+    """The steps and problems.  Raises TypeError for anything else."""
+    expected = "expected whole steps and problems: track({step: problem})"
+    if not isinstance(problems, Iterable):
+        raise TypeError(f"track got a {type(problems).__name__}, {expected}")
+    for pair in problems.items() if isinstance(problems, Mapping) else problems:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"track got a {type(pair).__name__}, {expected}")
+        step, problem = pair
+        if isinstance(step, bool) or not isinstance(step, Integral):
+            raise TypeError(f"track got the step {step!r}, {expected}")
+        yield int(step), problem

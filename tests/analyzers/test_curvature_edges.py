@@ -1,0 +1,65 @@
+"""Edges of the curvature analyzers: low ranks, lower ends, extreme scales, honest errors, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sharpscope as ss
+
+
+def dense(values: np.ndarray, seed: int = 0) -> torch.Tensor:
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(values), len(values))))
+    found = torch.as_tensor((q * values) @ q.T)
+    return (found + found.T) / 2
+
+
+def test_a_lower_end_is_not_passed_over() -> None:
+    values = np.r_[np.random.default_rng(5).standard_normal(300) * 0.01, np.geomspace(1, 100, 20)]
+    for tol in (1e-2, 1e-3):
+        found = ss.spectrum(ss.Operator.of(dense(values)), 5, tol, which="smallest")
+        assert np.all(np.abs(found.eigenvalues - np.sort(values)[:5]) <= found.residuals + 1e-12)
+
+
+def test_inference_mode_is_refused() -> None:
+    problem = ss.Problem(nn.Linear(2, 1), nn.MSELoss(), (torch.ones(3, 2), torch.zeros(3, 1)))
+    with torch.inference_mode():
+        for call in (problem.gradient, lambda: ss.spectrum(problem, 1), lambda: ss.ggn(problem)):
+            with pytest.raises(ss.ProblemError, match=r"under torch.inference_mode\(\), expected autograd"):
+                call()
+
+
+def test_density_of_low_rank_and_of_no_rest() -> None:
+    low = ss.Operator.of(torch.diag(torch.tensor([0.0] * 95 + [1.0, 2, 3, 4, 5], dtype=torch.float64)))
+    assert ss.density(low, 4, 30).mass(-0.5, 0.5)[0] == pytest.approx(0.95)
+    centres, curve, *_ = ss.density(ss.Operator.of(torch.eye(4)), top=9).curve()
+    assert curve.sum() * (centres[1] - centres[0]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_tiny_scales() -> None:
+    found = ss.spectrum(ss.Operator.of(dense(np.linspace(-1, 2, 60)) * 1e-200), 1)
+    assert found.eigenvalues[0] / 1e-200 == pytest.approx(2.0)
+
+
+def test_traces_are_exact_or_honest() -> None:
+    exact = ss.trace(ss.Operator.of(torch.diag(torch.arange(1.0, 6.0))), 40)
+    assert (exact.value, exact.stderr) == (15.0, 0.0)
+    for values in (np.linspace(-1, 2, 73), 1 / np.arange(1.0, 74)):
+        matrix = dense(values)
+        found = [ss.trace(ss.Operator.of(matrix), 40, seed, method="xtrace") for seed in range(200)]
+        z = np.array([(one.value - values.sum()) / one.stderr for one in found])
+        assert 0.88 <= np.mean(np.abs(z) < 2) <= 0.99
+
+
+def test_refusals() -> None:
+    operator = ss.Operator.of(torch.eye(3))
+    with pytest.raises(TypeError, match="got a mask of type"):
+        operator.block(ss)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got a list, expected a tensor"):
+        operator @ [1.0]  # type: ignore[operator]
+    with pytest.raises(ValueError, match="expected ascending steps"):
+        ss.track([(2, operator), (1, operator)])
+    with pytest.raises(ValueError, match="got seed='a', expected a whole number"):
+        ss.spectrum(operator, 1, seed="a")  # type: ignore[arg-type]
