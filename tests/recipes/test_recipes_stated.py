@@ -12,7 +12,9 @@ from sharpscope.ascent.perturbations import Ball, Masked
 from sharpscope.optimizers.text import parse
 from sharpscope.pieces import Piece
 from sharpscope.recipes.numbers import FLOPS, expected_extra, flops
+from sharpscope.recipes.plan import selected
 from sharpscope.recipes.read import SCALES
+from sharpscope.recipes.verdicts import matching
 from tests.recipes import stated
 
 PAPERS = {"ssam": (9, 5), "rst": (14, 9)}  # tables, figures
@@ -120,7 +122,25 @@ def test_published_rows_and_columns_exist() -> None:
             assert column in columns | {"*"}, (name, column)
             assert set(texts) <= rows, (name, set(texts) - rows)
         for claim in recipe.claims:
-            assert not claim.than or claim.than.startswith("=") or claim.than in rows, (name, claim.than)
+            assert all(than.startswith("=") or than in rows for than in claim.than), (name, claim.than)
+
+
+def test_claims_speak_of_rows_that_are_run() -> None:
+    """Every pattern of rows and columns, every row compared with, every baseline; no constants but `above`'s."""
+    for name in recipes.names():
+        recipe = recipes.read(name)
+        for claim in recipe.claims:
+            assert bool(claim.threshold) == (claim.kind == "above"), name
+            for scale in SCALES:
+                columns = [column.name for column in recipe.columns[scale]]
+                if not matching(columns, claim.columns):
+                    continue
+                rows = [row.name for row in selected(recipe, scale)]
+                assert all(matching(rows, [pattern]) for pattern in claim.rows), (name, scale, claim.text)
+                assert all(than in rows for than in claim.than if not than.startswith("=")), (name, scale, claim.text)
+                assert claim.kind not in {"close", "no-more"} or claim.baseline in rows, (name, scale, claim.text)
+        named = [column.name for scale in SCALES for column in recipe.columns[scale]]
+        assert all(matching(named, [pattern]) for claim in recipe.claims for pattern in claim.columns), name
 
 
 def test_paper_column_of_flops() -> None:
