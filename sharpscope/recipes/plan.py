@@ -108,6 +108,9 @@ def _check_changes(recipe: Recipe, scale: str, changes: Mapping[str, Any]) -> No
             )
     check_count("training", "train", changes.get("train"), optional=True)
     for column in recipe.columns[scale]:
+        for key in changes.keys() & column.variables.keys():
+            if isinstance(column.variables[key], int | float) and not isinstance(changes[key], int | float):
+                raise RecipeError(f"{recipe.name} got --set {key}={changes[key]}, expected a number: change {key}")
         given = {key: value for key, value in {**column.values, **changes}.items() if key in _SETTINGS}
         Settings(**{key: value for key, value in given.items() if not (isinstance(value, str) and "{" in value)})
 

@@ -88,7 +88,7 @@ def test_a_finished_run_is_never_repeated(whole: Path, tmp_path: Path) -> None:
     assert "SAM errs less than SGD" in (tmp_path / "small/verdicts.md").read_text()
 
 
-def test_killed_and_begun_again_gives_the_same_table(whole: Path, tmp_path: Path) -> None:
+def test_killed_and_finished_in_shards_gives_the_same_table(whole: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sharpscope", "reproduce", "rst-table3", *WORDS]
     command += ["--out", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]
     process = subprocess.Popen(
@@ -100,15 +100,11 @@ def test_killed_and_begun_again_gives_the_same_table(whole: Path, tmp_path: Path
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "figures").exists()
-    call("rst-table3", *WORDS, "--out", tmp_path / "runs", "--figures", tmp_path / "figures")
-    assert still(tmp_path / "figures") == still(whole / "figures")
-
-
-def test_shards_make_the_same_table(whole: Path, tmp_path: Path) -> None:
     for part in ("2/2", "1/2"):
-        said = call("rst-table3", *WORDS, "--shard", part, "--out", tmp_path / "runs", "--figures", tmp_path / "f")
+        words = ["--shard", part, "--out", tmp_path / "runs", "--figures", tmp_path / "figures"]
+        said = call("rst-table3", *WORDS, *words)
         assert ("runs are missing, no table yet" in said) == (part == "2/2")
-    assert still(tmp_path / "f") == still(whole / "figures")
+    assert still(tmp_path / "figures") == still(whole / "figures")
 
 
 def test_shards_partition_exactly() -> None:
@@ -168,6 +164,7 @@ def test_errors_are_one_sentence(tmp_path: Path) -> None:
     assert "named after their p, leave it out" in refusal("rst-figure2", "--set", "p=0.3", *out)
     assert "training got epochs='abc', expected a whole number" in refusal("rst-table1", "--set", "epochs=abc", *out)
     assert "training got batch_size=0, expected a whole number" in refusal("rst-table1", "--set", "batch_size=0", *out)
+    assert "got --set rho=abc, expected a number: change rho" in refusal("rst-table1", "--set", "rho=abc", *out)
     assert "training got train='x', expected a whole number" in refusal("rst-table1", "--set", "train=x", *out)
     assert "expected KEY=VALUE" in refusal("rst-table1", "--set", "speed", *out)
     assert "at least 1" in refusal("rst-table1", "--seeds", "0", *out)
@@ -212,7 +209,7 @@ def test_close_is_half_of_the_gap_to_the_baseline() -> None:
     """Against two paired tests of scipy; the baseline itself never passes."""
     rng = np.random.default_rng(1)
     decided = []
-    for _ in range(200):
+    for _ in range(60):
         a, b, c = rng.normal(size=5), rng.normal(size=5), rng.normal(3.0, size=5)
         found, worse = verdict("close", list(a), list(b), list(c)), verdict("no-more", list(a), list(b), list(c))
         if stats.ttest_rel(b, c).pvalue >= 0.05:
@@ -223,7 +220,7 @@ def test_close_is_half_of_the_gap_to_the_baseline() -> None:
         assert found == (upper and lower) and worse == upper
         assert not verdict("close", list(c), list(b), list(c))
         decided.append(found)
-    assert len(decided) > 50 and {True, False} == set(decided)
+    assert len(decided) > 20 and {True, False} == set(decided)
     assert verdict("close", [1.0, 1.1, 0.9], [1.0, 1.0, 1.2]) is None  # no baseline
 
 
