@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from sharpscope.recipes.numbers import TIMES, Mean
 from sharpscope.recipes.read import Claim
@@ -160,7 +160,7 @@ def _interval(found: Mean, quantile: float) -> tuple[float, float, str]:
         return found.mean, math.nan, "one seed" if count else "no seed in common"
     rounding = 1e-12 * max(map(abs, found.values))
     deviation = max(found.deviation if found.deviation > rounding else 0.0, found.resolution)
-    limit = float(stats.t.ppf(quantile, count - 1)) * deviation / math.sqrt(count)
+    limit = float(stdtrit(count - 1, quantile)) * deviation / math.sqrt(count)
     return found.mean, limit, "" if deviation > 0 else "identical differences"
 
 
