@@ -11,7 +11,7 @@ from sharpscope import recipes
 from sharpscope.cli.group import command, main
 from sharpscope.recipes.listing import listing
 from sharpscope.recipes.numbers import FLOPS
-from sharpscope.recipes.read import SCALES
+from sharpscope.recipes.read import SCALES, SHARED
 from sharpscope.recipes.theorems import THEOREMS, describe, prove, split
 from sharpscope.recipes.trial import trial
 
@@ -59,6 +59,8 @@ def _reproduce(
     chosen = known if "all" in names or (as_list and not names) else names
     if not chosen:
         raise recipes.RecipeError(f"got no recipe, expected some of {', '.join(known)}, or all: name one")
+    for name in set(chosen) - {*known, *(SHARED if as_text else ())}:
+        raise recipes.RecipeError(f"got the recipe {name!r}, expected one of {', '.join(known)}: choose one, or `all`")
     chosen, theorems = split(chosen)
     changes = dict(_change(one) for one in sets)
     words = [f"--seeds {seeds}"] if seeds else []

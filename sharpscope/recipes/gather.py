@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sharpscope.optimizers.text import parse
-from sharpscope.recipes.numbers import FLOPS, MEASURES, Mean, flops, measure, sparsity
+from sharpscope.recipes.numbers import FLOPS, MEASURES, Mean, flops, measure, resolution, sparsity
 from sharpscope.recipes.plan import Cell
 from sharpscope.recipes.read import Column, Recipe
-from sharpscope.recipes.verdicts import Verdict, judged
+from sharpscope.recipes.verdicts import Verdict, judged, matching
 from sharpscope.recipes.work import finished
 from sharpscope.store import Run
 
@@ -47,23 +47,28 @@ def entries(recipe: Recipe, cells: Sequence[Cell], out: str | Path, k: float = F
 def _entry(recipe: Recipe, cells: tuple[Cell, ...], out: str | Path, k: float) -> Entry:
     runs = tuple(run for cell in cells if (run := finished(cell, out)) is not None)
     names = dict.fromkeys((*recipe.measures, *ACCOUNTING, *(claim.measure for claim in recipe.claims), "seconds"))
+    seeds = tuple(cell.seed for cell in cells)
     values = {
-        name: Mean(tuple(measure(name, run, cell) for run, cell in zip(runs, cells, strict=True)))
+        name: Mean(
+            tuple(measure(name, run, cell) for run, cell in zip(runs, cells, strict=True)),
+            seeds,
+            resolution(name, runs, cells),
+        )
         for name in names
         if name in MEASURES
     }
     s = sparsity(parse(cells[0].experiment.settings.rule))
-    values["flops"] = Mean(tuple(flops(1.0 + extra, s, k) for extra in values["extra"].values))
+    values["flops"] = Mean(tuple(flops(1.0 + extra, s, k) for extra in values["extra"].values), seeds)
     numbers = {name: float(value) for name, value in cells[0].scope.items() if isinstance(value, int | float)}
     return Entry(cells[0].row.name, cells[0].column, cells, runs, values, numbers)
 
 
 def verdicts(recipe: Recipe, found: Sequence[Entry]) -> list[tuple[str, Verdict]]:
-    """Every claim of a recipe, decided for every column: (column, verdict)."""
+    """Every claim of a recipe, decided for every column that it is about: (column, verdict)."""
     columns = dict.fromkeys(entry.column.name for entry in found)
     listed = []
     for claim in recipe.claims:
-        for column in columns:
+        for column in matching(list(columns), claim.columns):
             own = [entry for entry in found if entry.column.name == column]
             values = {entry.row: entry.values for entry in own}
             variables = {entry.row: entry.variables for entry in own}

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from sharpscope.analyzers.spectrum import Spectrum
 from sharpscope.analyzers.surface import Surface
 from sharpscope.ascent.scores import Fisher
 from sharpscope.history import History
-from sharpscope.optimizers.rules import Blend, Plain, Reuse, Rule, Sometimes
+from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sometimes
 from sharpscope.optimizers.text import parse
 from sharpscope.pieces import Piece, resolve
 from sharpscope.recipes.plan import Cell
@@ -24,8 +25,9 @@ from sharpscope.schedules import delta_eta
 from sharpscope.store import Run
 from sharpscope.vectors import generator
 
-__all__ = ["FLOPS", "MEASURES", "TIMES", "Mean", "expected_extra", "flops", "measure", "sparsity"]
+__all__ = ["FLOPS", "MEASURES", "TIMES", "Mean", "expected_extra", "flops", "measure", "resolution", "sparsity"]
 
+_IMAGES = 1_000_000  # no test set is larger
 FLOPS = {"conventional": 2 / 3, "paper": 12 / 17}  # k of 2 - k s; see ``flops``
 
 
@@ -34,6 +36,13 @@ class Mean:
     """Mean and standard deviation (of the sample, n - 1) of a measure over seeds."""
 
     values: tuple[float, ...]  # one per seed
+    seeds: tuple[int, ...] = ()  # their seeds; 0, 1, ... where none are given
+    resolution: float = 0.0  # the least difference that the measure tells, such as one test image; 0: not known
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The value of each seed."""
+        return dict(zip(self.seeds or range(len(self.values)), self.values, strict=True))
 
     @property
     def mean(self) -> float:
@@ -69,13 +78,19 @@ def flops(passes: float, s: float, k: float = FLOPS["conventional"]) -> float:
 def expected_extra(rule: Rule, steps: int) -> float:
     """Expected extra forward-backward pairs of a step, the RST paper's Delta-eta (its eq. 4): 0 for SGD, 1 for SAM.
 
+    A climb that selects a share f of the batch (ESAM) takes a forward pass more, a third of a pair, and f of a pair.
+
     >>> expected_extra(parse("rst(sam(0.1), p=Linear(0, 1))"), 100)
     0.5
+    >>> round(expected_extra(parse("esam(0.1, fraction=0.5)"), 100), 4)
+    0.8333
     """
     if isinstance(rule, Plain):
         return 0.0
     inner = getattr(rule, "rule", None)
     extra = expected_extra(inner, steps) if isinstance(inner, Rule) else 1.0
+    if isinstance(rule, Ascend) and rule.select is not None and rule.select.fraction < 1.0:
+        extra = 1.0 / 3.0 + rule.select.fraction
     if isinstance(rule, Sometimes):
         return extra * delta_eta(resolve(rule, steps, steps).p, steps)
     return extra / rule.every if isinstance(rule, Reuse) and isinstance(rule.every, int) else extra
@@ -127,9 +142,15 @@ def gamma(rule: Rule, steps: int) -> float:
 
 
 def _fisher_seconds(run: Run, cell: Cell) -> float:
-    """Time of one Fisher information on the rule's number of examples, at the run's last weights: the least of 3."""
+    """Time of one Fisher information on the rule's number of examples, at the run's last weights: the least of 3.
+
+    NaN for a rule without one.
+    """
+    try:
+        samples = int(_of_kind(parse(cell.experiment.settings.rule), Fisher).samples)
+    except LookupError:
+        return math.nan
     problem = problem_of(run)
-    samples = int(_of_kind(parse(cell.experiment.settings.rule), Fisher).samples)
 
     def once(seed: int) -> float:
         began = time.perf_counter()
@@ -180,6 +201,22 @@ MEASURES: dict[str, _Measure] = {
     "passes": _Measure("passes per step", ".3f", lambda run, cell: _passes(run)),
     "seconds": _Measure("seconds", ".2f", lambda run, cell: float(_history(run).seconds[-1]), time=True),
 }
+
+
+def resolution(name: str, runs: Sequence[Run], cells: Sequence[Cell]) -> float:
+    """The least difference that a measure tells: one image of the test set, one optimizer step; 0 where not known.
+
+    Test errors are counts over the test set, so that their common denominator is its size, or a divisor of it, which
+    makes the resolution coarser.
+    """
+    if name in {"extra", "passes"}:
+        return max((1.0 / cell.steps for cell in cells), default=0.0)
+    if name not in {"error", "accuracy"}:
+        return 0.0
+    errors = [float(error) for run in runs for error in _history(run).test_error]
+    return 100.0 / math.lcm(*(Fraction(error).limit_denominator(_IMAGES).denominator for error in errors))
+
+
 TIMES = tuple(name for name, one in MEASURES.items() if one.time)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sharpscope.analyses import Analysis
 from sharpscope.optimizers.text import parse
+from sharpscope.pieces import check_count
 from sharpscope.recipes.read import SCALES, Column, Recipe, RecipeError, Row, filled
 from sharpscope.runs import Experiment
 from sharpscope.settings import Settings
@@ -71,7 +72,8 @@ def plan(
         changes: fields of ``Experiment`` and ``Settings`` or variables to set otherwise.
         roots: folder of the files of each data set that is not built in.
 
-    Raises RecipeError for an unknown scale or a change of something that there is not.
+    Raises RecipeError for an unknown scale or a change of something that there is not or that names the rows, and
+    ValueError for a setting out of range.
     """
     if scale not in SCALES:
         raise RecipeError(f"got the scale {scale!r}, expected one of {', '.join(SCALES)}: choose one")
@@ -88,14 +90,29 @@ def plan(
 
 
 def _check_changes(recipe: Recipe, scale: str, changes: Mapping[str, Any]) -> None:
-    known = _SETTINGS | _EXPERIMENT - {"root"}
+    """Refuse what is no setting, what tells the rows apart and what is out of range, before anything is planned."""
+    own = {name for row in recipe.rows for name in row.variables}
+    known = (_SETTINGS | _EXPERIMENT) - {"root", "rule", "seed"}
+    known = known.union(*(column.variables for column in recipe.columns[scale])) - own
+    for key in changes if recipe.columns[scale] else ():
+        if key in {"rule", "seed"}:
+            raise RecipeError(f"got --set {key}=..., expected another setting: rows are the rules, see --seeds")
+        if key in own:
+            raise RecipeError(
+                f"{recipe.name} got --set {key}=..., expected a setting that all rows share: its rows are named after "
+                f"their {key}, leave it out"
+            )
+        if key not in known:
+            raise RecipeError(
+                f"{recipe.name} got --set {key}=..., expected one of {', '.join(sorted(known))}: change the name"
+            )
+    check_count("training", "train", changes.get("train"), optional=True)
     for column in recipe.columns[scale]:
-        known |= {*column.variables, *(name for row in recipe.rows for name in row.variables)}
-    unknown = sorted(set(changes) - known - {"rule", "seed"})
-    if unknown and recipe.columns[scale]:
-        raise RecipeError(f"{recipe.name} got --set {unknown[0]}=..., expected one of {', '.join(sorted(known))}")
-    if {"rule", "seed"} & set(changes):
-        raise RecipeError("got --set rule=... or seed=..., expected another setting: rows are the rules, see --seeds")
+        for key in changes.keys() & column.variables.keys():
+            if isinstance(column.variables[key], int | float) and not isinstance(changes[key], int | float):
+                raise RecipeError(f"{recipe.name} got --set {key}={changes[key]}, expected a number: change {key}")
+        given = {key: value for key, value in {**column.values, **changes}.items() if key in _SETTINGS}
+        Settings(**{key: value for key, value in given.items() if not (isinstance(value, str) and "{" in value)})
 
 
 def _cell(

@@ -19,10 +19,13 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-__all__ = ["SCALES", "Claim", "Column", "Recipe", "RecipeError", "Row", "filled", "names", "read", "settings", "text"]
+__all__ = [
+    "SCALES", "SHARED", "Claim", "Column", "Recipe", "RecipeError", "Row", "filled", "names", "read", "settings",
+    "text",
+]  # fmt: skip
 
 SCALES = ("small", "paper")
-_SHARED = ("settings", "rows")
+SHARED = ("settings", "rows")  # files of what recipes share
 _Table = Mapping[str, Any]
 
 
@@ -50,6 +53,7 @@ class Column:
     analysis: _Table
     beside: tuple[str, ...]  # columns of the paper shown beside this one
     seeds: int
+    notes: tuple[str, ...]  # of the settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +64,11 @@ class Claim:
     kind: str
     measure: str
     rows: tuple[str, ...]  # patterns of row names
-    than: str = ""  # the row to compare with
-    margin: float = 0.0  # in units of the measure
+    than: tuple[str, ...] = ()  # the rows to compare with; "=measure" for another measure of the same row
+    threshold: float = 0.0  # the number that "above" names, in units of the measure
     x: str = ""  # a row variable or measure, for trends
-    columns: tuple[str, ...] = ("*",)
+    columns: tuple[str, ...] = ("*",)  # patterns of the columns that it is about
+    baseline: str = "SGD"  # the row that "close" and "no-more" measure the gap to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +98,7 @@ def names() -> tuple[str, ...]:
     True
     """
     found = [file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml")]
-    return tuple(sorted(set(found) - set(_SHARED), key=_order))
+    return tuple(sorted(set(found) - set(SHARED), key=_order))
 
 
 def _order(name: str) -> tuple[bool, bool, str, int]:
@@ -104,7 +109,7 @@ def _order(name: str) -> tuple[bool, bool, str, int]:
 
 def text(name: str) -> str:
     """The TOML of a recipe.  Raises RecipeError for a name that is none."""
-    if name not in (*names(), *_SHARED):
+    if name not in (*names(), *SHARED):
         raise RecipeError(f"got the recipe {name!r}, expected one of {', '.join(names())}: choose one, or `all`")
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
 
@@ -148,9 +153,7 @@ def read(name: str) -> Recipe:
         columns={scale: tuple(_columns(found.get(scale, {}))) for scale in SCALES},
         only={scale: tuple(found.get(scale, {}).get("only", ("*",))) for scale in SCALES},
         published=_published(found.get("published", "")),
-        claims=tuple(
-            Claim(**{key: _tuple(value) for key, value in claim.items()}) for claim in found.get("claims", ())
-        ),
+        claims=tuple(_claim(claim) for claim in found.get("claims", ())),
         notes=tuple(found.get("notes", ())),
         options=found.get("options", {}),
     )
@@ -168,8 +171,11 @@ def _published(given: str) -> dict[tuple[str, str], dict[str, str]]:
     }
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _claim(given: _Table) -> Claim:
+    than = given.get("than", [])
+    own: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    own["than"] = (than,) if isinstance(than, str) else tuple(than)
+    return Claim(**own)
 
 
 def _columns(scale: _Table) -> Iterator[Column]:
@@ -177,7 +183,7 @@ def _columns(scale: _Table) -> Iterator[Column]:
     for given in scale.get("columns", ()):
         own = {**shared, **given}
         base = settings()[own.pop("settings")]
-        values = {key: value for key, value in base.items() if not isinstance(value, dict) and key != "seeds"}
+        values = {key: value for key, value in base.items() if key not in {"variables", "analysis", "seeds", "notes"}}
         variables = {**base.get("variables", {}), **own.pop("variables", {})}
         yield Column(
             name=own.pop("name"),
@@ -185,6 +191,7 @@ def _columns(scale: _Table) -> Iterator[Column]:
             analysis=base.get("analysis", {}),
             beside=tuple(own.pop("beside", ())),
             seeds=own.pop("seeds", base.get("seeds", 1)),
+            notes=tuple(base.get("notes", ())),
             values={**values, **own},
         )
 

@@ -94,6 +94,8 @@ def _printed(recipe: Recipe, column: str, quantity: str, row: str) -> str:
 
 
 def _shown(value: Mean, form: str) -> str:
+    if math.isnan(value.mean):
+        return ""
     if math.isnan(value.deviation):
         return f"{value.mean:{form}}"
     return f"{value.mean:{form}} ± {value.deviation:{form}}"
@@ -109,35 +111,42 @@ def verdict_table(judged: Judged) -> str:
     rows = []
     several = len({column for column, _ in judged}) > 1
     for column, verdict in judged:
-        claim = verdict.claim
         about = {"setting": column} if several else {}
-        found = f"{verdict.found.mean:+.3g}"
-        spread = "" if math.isnan(verdict.found.deviation) else f" ± {verdict.found.deviation:.2g}"
-        margin = f" (margin {claim.margin:g})" if claim.margin and claim.kind not in {"above", "below"} else ""
-        than = claim.than.lstrip("=") or (f"{claim.margin:g}" if claim.kind in {"above", "below"} else "")
-        rows.append(
-            {"claim of the paper": claim.text, **about, "here": verdict.row, "against": than,
-             "difference or slope": f"{found}{spread}{margin}",
-             "limit": "" if math.isnan(verdict.limit) else f"± {verdict.limit:.2g}", "verdict": verdict.text}
-        )  # fmt: skip
+        here = {"here": verdict.row, "against": verdict.than}
+        rows.append({"claim of the paper": verdict.claim.text, **about, **here, **_told_of(verdict)})
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) if rows else ""
 
 
+def _told_of(verdict: Verdict) -> dict[str, str]:
+    """The numbers of a verdict and its rule."""
+    found = "" if math.isnan(verdict.found.mean) else f"{verdict.found.mean:+.3g}"
+    spread = "" if math.isnan(verdict.found.deviation) else f" ± {verdict.found.deviation:.2g}"
+    return {
+        "difference or slope": f"{found}{spread}",
+        "half gap": "" if math.isnan(verdict.half) else f"{verdict.half:.3g}",
+        "limit (t e)": "" if math.isnan(verdict.limit) else f"± {verdict.limit:.2g}",
+        "rule": verdict.rule,
+        "verdict": verdict.text,
+    }
+
+
 def _page(recipe: Recipe, command: str, scale: str, k: float, table: str, verdicts: str, found: Sequence[Entry]) -> str:
-    seeds = max(len(entry.cells) for entry in found)
+    counts = sorted({len(entry.cells) for entry in found})
+    seeds = f"{' or '.join(map(str, counts))} seeds per row, mean ± standard deviation over them"
+    seeds = "one seed: no deviation, no verdict" if counts == [1] else seeds
+    notes = list(dict.fromkeys((*recipe.notes, *(note for entry in found for note in entry.column.notes))))
     first = found[0].cells[0].experiment
     parts = [
         f"# {recipe.paper}, {recipe.item}: {recipe.title}",
-        f"Made by `{command}`. Scale: {scale}; {seeds} seed{'s' if seeds > 1 else ''} per row, mean ± standard "
-        f"deviation over them. Settings of the first run: {_told(first)}.",
+        f"Made by `{command}`. Scale: {scale}; {seeds}. Settings of the first run: {_told(first)}.",
         table,
         f"FLOPs: forward-backward pairs per step with 1 - k s of the first backward pass, k = {k:.4g} (2/3 is the "
         "convention, 12/17 gives the column that Sparse SAM prints); times stand in `time.md`.",
     ]
     if verdicts:
         parts += ["## Claims", verdicts, RULE]
-    if recipe.notes:
-        parts += ["## Departures and slips", "\n".join(f"- {note}" for note in recipe.notes)]
+    if notes:
+        parts += ["## Departures and slips", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -197,10 +206,8 @@ def write_summary(judged: Sequence[tuple[Recipe, str, Verdict]], folder: Path) -
                 "table or figure": f"{recipe.paper}, {recipe.item}",
                 "claim of the paper": verdict.claim.text,
                 "here": f"{column}: {verdict.row}",
-                "difference or slope": f"{verdict.found.mean:+.3g} ± {verdict.found.deviation:.2g}",
-                "limit": f"± {verdict.limit:.2g}",
-                "margin": f"{verdict.claim.margin:g}" if verdict.claim.margin else "",
-                "verdict": verdict.text,
+                "against": verdict.than,
+                **_told_of(verdict),
             }
             for recipe, column, verdict in judged
             if verdict.of_time == of_time

@@ -179,4 +179,4 @@ def _window(theorem: str, kept: np.ndarray, bound: np.ndarray, measured: np.ndar
     settled = max(4.0 * float(measured.max(axis=0)[len(kept) // 2 :].max()), 1e-12 * gap)
     far = (bound > 4.0 * bound[-1]) & (measured.min(axis=0) > settled)
     end = int(np.argmin(far)) if not far.all() else len(kept)
-    return np.array([kept[0], kept[max(end, 3) - 1]])
+    return np.array([kept[0], kept[min(max(end, 3), len(kept)) - 1]])

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from scipy import stats
 
 from sharpscope import recipes
 from sharpscope.cli import main
 from sharpscope.recipes.numbers import Mean
 from sharpscope.recipes.plan import folder, shard, unique
 from sharpscope.recipes.read import Claim, filled
-from sharpscope.recipes.verdicts import judged
+from sharpscope.recipes.verdicts import RULE, RULES, Verdict, judged
 from sharpscope.runs import Experiment
 from sharpscope.settings import Settings
 
@@ -87,7 +88,7 @@ def test_a_finished_run_is_never_repeated(whole: Path, tmp_path: Path) -> None:
     assert "SAM errs less than SGD" in (tmp_path / "small/verdicts.md").read_text()
 
 
-def test_killed_and_begun_again_gives_the_same_table(whole: Path, tmp_path: Path) -> None:
+def test_killed_and_finished_in_shards_gives_the_same_table(whole: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sharpscope", "reproduce", "rst-table3", *WORDS]
     command += ["--out", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]
     process = subprocess.Popen(
@@ -99,24 +100,19 @@ def test_killed_and_begun_again_gives_the_same_table(whole: Path, tmp_path: Path
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "figures").exists()
-    call("rst-table3", *WORDS, "--out", tmp_path / "runs", "--figures", tmp_path / "figures")
+    for part in ("2/2", "1/2"):
+        words = ["--shard", part, "--out", tmp_path / "runs", "--figures", tmp_path / "figures"]
+        said = call("rst-table3", *WORDS, *words)
+        assert ("runs are missing, no table yet" in said) == (part == "2/2")
     assert still(tmp_path / "figures") == still(whole / "figures")
 
 
-def test_shards_make_the_same_table(whole: Path, tmp_path: Path) -> None:
-    for part in ("2/2", "1/2"):
-        said = call("rst-table3", *WORDS, "--shard", part, "--out", tmp_path / "runs", "--figures", tmp_path / "f")
-        assert ("runs are missing, no table yet" in said) == (part == "2/2")
-    assert still(tmp_path / "f") == still(whole / "figures")
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 16])
-def test_shards_partition_exactly(count: int) -> None:
+def test_shards_partition_exactly() -> None:
     groups = unique(cell for name in recipes.names() for cell in recipes.plan(recipes.read(name), "small"))
-    parts = [shard(groups, f"{index}/{count}") for index in range(1, count + 1)]
-    found = [group[0].folder for part in parts for group in part]
-    assert sorted(found) == sorted(group[0].folder for group in groups)
-    assert len(set(found)) == len(found)
+    whole = sorted(group[0].folder for group in groups)
+    for count in (1, 2, 7, 16):
+        found = [group[0].folder for i in range(1, count + 1) for group in shard(groups, f"{i}/{count}")]
+        assert sorted(found) == whole and len(set(found)) == len(found)
 
 
 def test_recipes_share_runs() -> None:
@@ -145,7 +141,7 @@ def test_a_trial_goes_to_the_table(name: str) -> None:
 
 
 def test_a_trial_at_the_papers_shapes() -> None:
-    assert "runs of 1 steps" in call("ssam-table4", "--scale", "paper", "--steps", "1")
+    assert "runs of 1 steps" in call("rst-figure3", "--scale", "paper", "--steps", "1")
 
 
 def test_print_list_and_overrides(tmp_path: Path) -> None:
@@ -161,7 +157,15 @@ def test_errors_are_one_sentence(tmp_path: Path) -> None:
     assert "got the recipe 'ssam-table10', expected one of ssam-table1" in refusal("ssam-table10", *out)
     assert "got no recipe" in refusal(*out)
     assert "expected I/N with 1 <= I <= N" in refusal("rst-table1", "--shard", "3/2", *out)
-    assert "expected one of" in refusal("rst-table1", "--set", "speed=1", *out)
+    assert "rst-figure9, ssam-theorem, rst-theorem: choose one" in refusal("ssam-table10", *out)
+    text = refusal("rst-figure2", "--set", "speed=1", *out)
+    listed = text.partition("expected one of ")[2].partition(":")[0].split(", ")
+    assert {"epochs", "rho"} <= set(listed) and not {"rule", "seed", "root", "p"} & set(listed)
+    assert "named after their p, leave it out" in refusal("rst-figure2", "--set", "p=0.3", *out)
+    assert "training got epochs='abc', expected a whole number" in refusal("rst-table1", "--set", "epochs=abc", *out)
+    assert "training got batch_size=0, expected a whole number" in refusal("rst-table1", "--set", "batch_size=0", *out)
+    assert "got --set rho=abc, expected a number: change rho" in refusal("rst-table1", "--set", "rho=abc", *out)
+    assert "training got train='x', expected a whole number" in refusal("rst-table1", "--set", "train=x", *out)
     assert "expected KEY=VALUE" in refusal("rst-table1", "--set", "speed", *out)
     assert "at least 1" in refusal("rst-table1", "--seeds", "0", *out)
     text = refusal("rst-table1", "--scale", "paper", *out)
@@ -180,16 +184,17 @@ def test_variables() -> None:
             filled(wrong, scope)
 
 
-def verdict(kind: str, first: list[float], second: list[float], margin: float = 0.0) -> bool | None:
-    values = {"a": {"error": Mean(tuple(first))}, "b": {"error": Mean(tuple(second))}}
-    claim = Claim("", kind, "error", ("a",), "b", margin)
-    return next(judged(claim, values, {"a": {}, "b": {}})).seen
+def verdict(
+    kind: str, first: list[float], second: list[float], third: list[float] | None = None, resolution: float = 0.0
+) -> bool | None:
+    """Of row a against row b, with row SGD as the baseline."""
+    rows = {"a": first, "b": second, "SGD": third}
+    values = {name: {"error": Mean(tuple(row), (), resolution)} for name, row in rows.items() if row is not None}
+    return next(judged(Claim("", kind, "error", ("a",), ("b",)), values, {})).seen
 
 
 def test_verdicts_of_pairs() -> None:
-    """Against scipy's own paired test, and by hand."""
-    from scipy import stats
-
+    """Against scipy's own paired test."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         a, b = rng.normal(size=5), rng.normal(0.7, size=5)
@@ -198,20 +203,86 @@ def test_verdicts_of_pairs() -> None:
         assert verdict("less", list(a), list(b)) == less
         assert verdict("more", list(a), list(b)) == more
     assert verdict("less", [1.0], [2.0]) is None
-    assert verdict("close", [1.0, 1.1, 0.9], [1.0, 1.0, 1.0], 1.0)
-    assert not verdict("close", [1.0, 1.1, 0.9], [1.0, 1.0, 1.0], 0.1)
-    assert verdict("no-more", [0.0, 0.1, 0.2], [5.0, 5.0, 5.0], 1.0)
-    assert verdict("near", [1.1, 1.1, 1.1], [1.0, 1.0, 1.0], 0.25)
-    assert not verdict("near", [1.4, 1.1, 1.1], [1.0, 1.0, 1.0], 0.25)
+
+
+def test_close_is_half_of_the_gap_to_the_baseline() -> None:
+    """Against two paired tests of scipy; the baseline itself never passes."""
+    rng = np.random.default_rng(1)
+    decided = []
+    for _ in range(60):
+        a, b, c = rng.normal(size=5), rng.normal(size=5), rng.normal(3.0, size=5)
+        found, worse = verdict("close", list(a), list(b), list(c)), verdict("no-more", list(a), list(b), list(c))
+        if stats.ttest_rel(b, c).pvalue >= 0.05:
+            assert found is None and worse is None
+            continue
+        half = np.sign(np.mean(b - c)) * (b - c) / 2
+        upper, lower = (stats.ttest_1samp(half + d, 0.0, alternative="greater").pvalue < 0.05 for d in (b - a, a - b))
+        assert found == (upper and lower) and worse == upper
+        assert not verdict("close", list(c), list(b), list(c))
+        decided.append(found)
+    assert len(decided) > 20 and {True, False} == set(decided)
+    assert verdict("close", [1.0, 1.1, 0.9], [1.0, 1.0, 1.2]) is None  # no baseline
+
+
+def test_equal_numbers_give_no_certainty() -> None:
+    one, two = [1.0, 2.0, 3.0], [1.1, 2.1, 3.1]
+    assert verdict("less", one, two) is None
+    assert verdict("less", one, two, resolution=0.05) and not verdict("less", one, two, resolution=0.1)
+    assert verdict("more", one, one) is None and not verdict("more", one, one, resolution=0.1)
+
+
+def test_seeds_are_paired_by_number() -> None:
+    claim = Claim("", "less", "error", ("a",), ("b",))
+    a = {"error": Mean((0.0, 5.1, 9.0), (3, 1, 2))}
+    b = {"error": Mean((6.0, 10.1, 50.0), (1, 2, 4))}
+    found = next(judged(claim, {"a": a, "b": b}, {}))
+    assert found.found.seeds == (1, 2) and found.found.values == pytest.approx((-0.9, -1.1))
+    assert next(judged(claim, {"a": a, "b": {"error": Mean((1.0,), (7,))}}, {})).text.endswith("no seed in common")
+
+
+def test_against_several_rows_means_against_each() -> None:
+    values = {
+        row: {"error": Mean(tuple(map(float, found)))} for row, found in {"a": "579", "b": "112", "c": "686"}.items()
+    }
+    both, one = (next(judged(Claim("", "more", "error", ("a",), than), values, {})) for than in (("b", "c"), ("b",)))
+    assert one.seen and not both.seen and both.than == "c"
 
 
 def test_verdicts_of_trends() -> None:
     values = {
-        f"row {place}": {"error": Mean(tuple(-2.0 * place + noise for noise in (0.0, 0.1, -0.2)))} for place in range(4)
+        f"row {place}": {"error": Mean(tuple(-2.0 * place + noise * place for noise in (0.0, 0.1, -0.2)))}
+        for place in range(4)
     }
-    variables = {row: {"x": float(row[-1])} for row in values}
-    falls, rises = (
-        next(judged(Claim("", kind, "error", ("row*",), x="x"), values, variables)) for kind in ("falls", "rises")
-    )
-    assert falls.seen and not rises.seen
-    assert falls.found.mean == pytest.approx(-2.0)
+    variables = {row: {"x": float(row[-1]), "same": 1.0} for row in values}
+
+    def trend(kind: str, x: str) -> Verdict:
+        return next(judged(Claim("", kind, "error", ("row*",), x=x), values, variables))
+
+    assert trend("falls", "x").seen and not trend("rises", "x").seen
+    assert trend("falls", "x").found.mean == pytest.approx(-2.0 - 0.1 / 3)
+    assert trend("falls", "same").text == "not decided: equal same"
+
+
+@pytest.mark.parametrize(("spread", "seen"), [(0.02, True), (0.4, False)])
+def test_on_line_uses_the_interval(spread: float, seen: bool) -> None:
+    """Rows 0.2 apart: the root mean square distance from y = x, and t e on top, must stay below 0.1."""
+    values = {
+        f"p={x}": {"extra": Mean(tuple(x + spread * off for off in (0.1, 0.2, 0.4))), "expected": Mean((x,) * 3)}
+        for x in (0.2, 0.4, 0.6, 0.8)
+    }
+    found = next(judged(Claim("", "on-line", "extra", ("p=*",), x="expected"), values, {}))
+    assert found.half == pytest.approx(0.1) and found.found.mean == pytest.approx(spread * 0.7 / 3)
+    assert found.seen == seen and found.found.mean < found.half
+
+
+def test_every_rule_is_told() -> None:
+    kinds = {claim.kind for name in recipes.names() for claim in recipes.read(name).claims}
+    assert kinds == set(RULES) and all(f"{kind}: {rule}" in RULE for kind, rule in RULES.items())
+
+
+def test_one_seed_says_so(whole: Path, tmp_path: Path) -> None:
+    words = [word for word in WORDS if word not in {"--seeds", "2"}]
+    call("rst-table3", "--seeds", "1", *words, "--out", whole / "runs", "--figures", tmp_path)
+    text = (tmp_path / "small/rst-table3/table.md").read_text()
+    assert "one seed: no deviation, no verdict" in text and "standard deviation" not in text
+    assert "not decided: one seed" in text

@@ -203,3 +203,9 @@ def test_weights_that_leave_the_region_are_refused() -> None:
         ArithmeticError, match=r"weights beyond 1 of the centre of the quadratic, .* at step \d+, expected"
     ):
         run_theorem("ssam-1", quadratic(spread=5.0, region=1.0), sgd(), steps=50, seeds=1, batch=1)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_trial_of_few_steps_has_a_rate_window_within_them(steps: int) -> None:
+    found = run_theorem("rst-2", quadratic(), sgd(), steps=steps, seeds=1)
+    assert found.steps[-1] == steps and (found.window <= steps).all()
