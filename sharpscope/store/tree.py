@@ -231,7 +231,7 @@ def _check_axes(axes: int, dtype: str, path: str) -> None:
     most = AXES - (dtype in _COMPLEX)  # real and imaginary part are one more
     if axes > most:
         raise StoreError(
-            f"a tree got an array of {axes} dimensions of dtype {dtype} at {path!r}, expected at most {most}: reshape it"
+            f"a tree got an array of {axes} dimensions of {dtype} at {path!r}, expected at most {most}: reshape it"
         )
 
 
