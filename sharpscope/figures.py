@@ -124,35 +124,35 @@ def described(run: Run, damaged: list[str], indent: str = "", name: str | None =
     What cannot be read is left out, and an error for each goes into ``damaged``.
     """
 
-    def look(read: Callable[[], T], otherwise: T) -> T:
+    def look(read: Callable[[], T]) -> T | None:
         try:
             return read()
         except StoreError as error:
-            damaged.extend({str(error)} - set(damaged))
-            return otherwise
+            damaged.extend({str(error)}.difference(damaged))
+            return None
 
     def inside(child: str) -> list[str]:
         return described(run.child(child), damaged, indent + "    ", child)
 
     children = run.children()
-    status = look(lambda: run.status, "damaged") or (f"{len(children)} runs" if children else "not trained")
-    steps = look(lambda: run.steps, None)
+    status = look(lambda: run.status) or (f"{len(children)} runs" if children else "not trained")
+    steps = look(lambda: run.steps)
     at = f", step {steps.step[-1]}: loss {steps.loss[-1]:.4g}" if steps is not None else ""
     lines = [f"{indent}{name or Path(run.path).name}: {status}{at}"]
-    config = look(lambda: leaves(run.config), {})
+    config = look(lambda: leaves(run.config)) or {}
     lines += [f"{indent}  {name}: {value}" for name, value in config.items() if value is not None]
     passed: list[StoreError] = []
     lines += [f"{indent}{line}" for line in _parts(run, passed)]
     damaged.extend(dict.fromkeys(str(error) for error in passed if str(error) not in damaged))
     for result in run.result_names():
-        summary = look(partial(_summary, run, result), None)
+        summary = look(partial(_summary, run, result))
         lines += [] if summary is None else [f"{indent}  {result} = {summary}"]
     for child in children:
-        lines += look(partial(inside, child), [])
+        lines += look(partial(inside, child)) or []
     return lines
 
 
-def _summary(run: Run, name: str) -> str | None:
+def _summary(run: Run, name: str) -> str:
     return run.results[name].summary()
 
 

@@ -236,15 +236,23 @@ def check_origin(attributes: Mapping[str, Any], name: str, run_id: Any, where: s
 
 
 def check_owner(backend: Backend, name: str, run_id: Any, names: Iterable[str]) -> None:
-    """Raise StoreError where a part "run" is of another run than the parts beside it, as their headers say."""
-    owners = set()
+    """Raise StoreError where a part "run" is of another run than the parts beside it, as their headers say.
+
+    Parts of its neighbours, parents and children do not count: those were copied within the tree.
+    """
+    owners, others = set(), []
     for other in names:
-        if other != name and split_name(other)[0] == split_name(name)[0]:
+        if kind_of(other) == "run":
+            others += [other] if other != name else []
+        elif split_name(other)[0] == split_name(name)[0]:
             with contextlib.suppress(StoreError):
-                owner = backend.header(other).get("run_id", run_id)
-                if owner == run_id:
-                    return
-                owners.add(owner)
+                owners.add(backend.header(other).get("run_id"))
+        if run_id in owners:
+            return
+    owners.discard(None)  # of results that were saved alone
+    for other in others if owners else []:
+        with contextlib.suppress(StoreError):
+            owners.discard(backend.header(other).get("run_id"))
     if owners:
         raise StoreError(
             f"{backend.path}/{name}: got the run {run_id!r} beside parts of {owners.pop()!r}, expected one run: run.h5 "

@@ -297,8 +297,8 @@ def _ordered(children: dict[str, Node], kind: Attribute | None) -> dict[str, Nod
         names = sorted(children, key=lambda name: children[name].attributes["index"])
         return {name: children[name] for name in names}
     if kind in ("list", "tuple"):
-        places = [str(place) for place in range(len(children))]
-        return {place: children[place] for place in places} if set(places) == set(children) else None
+        numbers = [str(place) for place in range(len(children))]
+        return {number: children[number] for number in numbers} if set(numbers) == set(children) else None
     return children
 
 

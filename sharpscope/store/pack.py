@@ -249,13 +249,12 @@ def _read_index(path: Path) -> dict[str, tuple[str, int]]:
 
 def _checked_index(index: Any, where: str) -> dict[str, tuple[str, int]]:
     """What a list of parts says, by name; raises StoreError where it is none."""
-    columns = [index.get(name) if isinstance(index, dict) else None for name in ("names", "checksums", "bytes")]
-    kinds = (str, str, int)
-    sound = all(
-        isinstance(column, list) and all(type(entry) is kind for entry in column)
-        for column, kind in zip(columns, kinds, strict=True)
-    )
-    names, checksums, sizes = columns if sound else ([], [], [])
+    columns: list[list[Any]] = []
+    for column, kind in (("names", str), ("checksums", str), ("bytes", int)):
+        entries = index.get(column) if isinstance(index, dict) else None
+        sound = isinstance(entries, list) and all(type(entry) is kind for entry in entries)
+        columns.append(entries if sound and entries is not None else [])
+    names, checksums, sizes = columns
     if not len(set(names)) == len(names) == len(checksums) == len(sizes) or not names or min(sizes) < 0:
         raise StoreError(
             f"{where}: got an {INDEX} that is no list of parts, expected names, each once, checksums and bytes: use "
