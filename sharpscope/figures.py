@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tabulate import tabulate
 
@@ -28,6 +29,8 @@ from sharpscope.results import Result
 from sharpscope.store import Run, StoreError, collected, leaves
 
 __all__ = ["described", "draw_run", "members", "overview", "table"]
+
+T = TypeVar("T")
 
 _OUTCOMES = {"history", "spectrum", "surface", "ratio", "masks"}
 _MAIN = (
@@ -115,25 +118,48 @@ def table(run: Run, style: str = "github") -> str:
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True, colalign=aligned)
 
 
-def described(run: Run, indent: str = "", name: str | None = None) -> list[str]:
-    """What a run holds, line by line: settings, progress, parts with their sizes, results; then its children."""
+def described(run: Run, damaged: list[str], indent: str = "", name: str | None = None) -> list[str]:
+    """What a run holds, line by line: settings, progress, parts with their sizes, results; then its children.
+
+    What cannot be read is left out, and an error for each goes into ``damaged``.
+    """
+
+    def look(read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except StoreError as error:
+            damaged.extend({str(error)}.difference(damaged))
+            return None
+
+    def inside(child: str) -> list[str]:
+        return described(run.child(child), damaged, indent + "    ", child)
+
     children = run.children()
-    status = run.status or (f"{len(children)} runs" if children else "not trained")
-    steps = run.steps
+    status = look(lambda: run.status) or (f"{len(children)} runs" if children else "not trained")
+    steps = look(lambda: run.steps)
     at = f", step {steps.step[-1]}: loss {steps.loss[-1]:.4g}" if steps is not None else ""
     lines = [f"{indent}{name or Path(run.path).name}: {status}{at}"]
-    lines += [f"{indent}  {name}: {value}" for name, value in leaves(run.config).items() if value is not None]
-    lines += [f"{indent}{line}" for line in _parts(run)]
-    lines += [f"{indent}  {name} = {run.results[name].summary()}" for name in run.result_names()]
+    config = look(lambda: leaves(run.config)) or {}
+    lines += [f"{indent}  {name}: {value}" for name, value in config.items() if value is not None]
+    passed: list[StoreError] = []
+    lines += [f"{indent}{line}" for line in _parts(run, passed)]
+    damaged.extend(dict.fromkeys(str(error) for error in passed if str(error) not in damaged))
+    for result in run.result_names():
+        summary = look(partial(_summary, run, result))
+        lines += [] if summary is None else [f"{indent}  {result} = {summary}"]
     for child in children:
-        lines += described(run.child(child), indent + "    ", child)
+        lines += look(partial(inside, child)) or []
     return lines
 
 
-def _parts(run: Run) -> list[str]:
+def _summary(run: Run, name: str) -> str:
+    return run.results[name].summary()
+
+
+def _parts(run: Run, passed: list[StoreError]) -> list[str]:
     """One line per part of the run itself, and one for all parts of a folder of numbered ones."""
-    lines = []
-    own = [part for part in run.tree() if part[0].split("/")[0] not in run.children()]
+    lines, children = [], set(run.children())
+    own = [part for part in run.tree(passed) if part[0].split("/")[0] not in children]
     for drawer, group in groupby(own, key=lambda part: part[0].rpartition("/")[0]):
         parts = list(group)
         numbered = drawer and drawer != "results" and len(parts) > 1

@@ -34,6 +34,8 @@ def _figures(run: str, out: str, formats: tuple[str, ...]) -> None:
 def _show(runs: tuple[str, ...], follow: bool, as_table: bool) -> None:
     """Print what RUNS hold: settings, progress, parts with their sizes, results.
 
+    Parts that are damaged are named after the rest, and the exit status is 1.
+
     \b
     Example: sharpscope show runs/demo-digits
     Example: sharpscope show runs/ssam --follow
@@ -41,11 +43,18 @@ def _show(runs: tuple[str, ...], follow: bool, as_table: bool) -> None:
     """
     shown = ""
     while True:
-        text = overview(runs) if as_table else "\n".join(line for run in runs for line in described(open_run(run)))
+        damaged: list[str] = []
+        text = (
+            overview(runs)
+            if as_table
+            else "\n".join(line for run in runs for line in described(open_run(run), damaged))
+        )
         if text != shown:
             click.clear()  # on a terminal only
             click.echo(text)
             shown = text
+        if damaged:
+            raise click.ClickException("\n".join(f"damaged: {error}" for error in damaged))
         if not follow or all(_finished(open_run(run)) for run in runs):
             return
         try:

@@ -6,19 +6,20 @@ Names of parts are paths without a suffix: "run", "history", "checkpoints/000000
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from sharpscope.store.errors import MissingPart, StoreError, answering
-from sharpscope.store.files import TEMPORARY, fsync_folder
+from sharpscope.store.files import TEMPORARY, fsync_folder, known_path
 from sharpscope.store.locks import LOCK
 from sharpscope.store.nodes import Branch
-from sharpscope.store.parts import open_hdf5, read_header, verified, write_part
+from sharpscope.store.parts import open_hdf5, read_header, shown, verified, write_part
 
 __all__ = [
     "DRAWERS",
@@ -27,11 +28,15 @@ __all__ = [
     "SUFFIX",
     "Backend",
     "Folder",
+    "Part",
     "check_name",
     "check_origin",
+    "check_owner",
     "kind_of",
     "left_over",
     "make_folder",
+    "read_parts",
+    "split_name",
 ]
 
 SUFFIX = ".h5"
@@ -47,6 +52,9 @@ SINGLES = {"run": "run", "history": "result"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 LEVELS = 16  # of children of children
 OWN = ("run_id", "part", "step", "ordinal", "result")  # attributes that the run itself writes
+
+
+Part: TypeAlias = Branch | StoreError
 
 
 class Backend(Protocol):
@@ -97,6 +105,7 @@ class Folder:
             return path.stat().st_size
 
     def child(self, name: str) -> Folder:
+        self.file(f"{name}/run")
         return Folder(self.path / name)
 
     def file(self, name: str) -> Path:
@@ -105,11 +114,18 @@ class Folder:
         for place in [path, *path.parents[: name.count("/")]]:
             if place.is_symlink():
                 raise StoreError(f"{place}: got a symbolic link inside a run, expected a file: copy the file here")
-        if not path.is_file():
-            raise self._missing(path)
-        return path
+        if path.is_file():
+            return path
+        if os.path.lexists(path):
+            got = "a folder" if path.is_dir() else "a device or pipe"
+            raise StoreError(f"{path}: got {got}, expected the file of a part: move it out of the run")
+        raise self._missing(path)
 
-    def _missing(self, path: Path) -> MissingPart:
+    def _missing(self, path: Path) -> StoreError:
+        if path.name == "run" + SUFFIX:  # which no writer removes
+            return StoreError(
+                f"{path}: got parts of a run without run.h5, expected the one that they belong to: put it back"
+            )
         return MissingPart(
             f"{path}: got no such part in the run {self.path}, expected one that it holds: see Run.tree()"
         )
@@ -139,10 +155,23 @@ class Folder:
         if level == LEVELS:
             return
         for name in sorted(found, key=_by_number):
-            entry = found[name]
-            child = NAME.fullmatch(name) and name not in (*DRAWERS, QUARANTINE) and entry.is_dir(follow_symlinks=False)
-            if child and (folder / name / ("run" + SUFFIX)).is_file():
-                yield from self._names(folder / name, f"{prefix}{name}/", level + 1)
+            child = NAME.fullmatch(name) and name not in (*DRAWERS, QUARANTINE) and found[name].is_dir()
+            if child and _holds_parts(folder / name):
+                if found[name].is_symlink() or not os.path.lexists(folder / name / ("run" + SUFFIX)):
+                    yield f"{prefix}{name}/run"  # to be refused, and named, by whoever reads it
+                if not found[name].is_symlink():
+                    yield from self._names(folder / name, f"{prefix}{name}/", level + 1)
+
+
+def _holds_parts(folder: Path) -> bool:
+    """Whether a folder is a child run, be it one that lost its ``run.h5``."""
+    if any(os.path.lexists(folder / (single + SUFFIX)) for single in SINGLES):
+        return True
+    return any(
+        any(name.endswith(SUFFIX) for name in os.listdir(folder / drawer))
+        for drawer in DRAWERS
+        if (folder / drawer).is_dir()
+    )
 
 
 def make_folder(path: Path, config: dict[str, Any], provenance: Mapping[str, Any], ordinal: int) -> Path:
@@ -150,7 +179,7 @@ def make_folder(path: Path, config: dict[str, Any], provenance: Mapping[str, Any
     for name in provenance:
         if name in OWN:
             raise StoreError(f"{path}: got the attribute name {name!r}, expected one that is free: rename it")
-    if path.is_symlink() or path.exists():
+    if known_path(path).is_symlink() or path.exists():
         if not path.is_dir():
             raise StoreError(f"{path}: got a file that exists, expected a new folder: choose another")
         with answering(path, "a folder that can be read: choose another"):
@@ -183,6 +212,8 @@ def kind_of(name: str) -> str:
 
 def check_name(name: str, what: str, where: str) -> None:
     """Raise StoreError unless a name can be a file, a group and a word on a command line."""
+    if isinstance(name, str) and len(name) > 200:
+        raise StoreError(f"{where}: got a {what} name of {len(name)} characters, expected at most 200: shorten it")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise StoreError(
             f"{where}: got {name!r} as the name of a {what}, expected letters, digits and . _ + - with a letter or "
@@ -202,6 +233,61 @@ def check_origin(attributes: Mapping[str, Any], name: str, run_id: Any, where: s
             f"{where}: got the part {part!r} of the run {of!r}, expected {name!r} of {run_id!r}: the file was "
             f"renamed or comes from another run, put it back"
         )
+
+
+def check_owner(backend: Backend, name: str, run_id: Any, names: Iterable[str]) -> None:
+    """Raise StoreError where a part "run" is of another run than the parts beside it, as their headers say.
+
+    Parts of its neighbours, parents and children do not count: those were copied within the tree.
+    """
+    owners, others = set(), []
+    for other in names:
+        if kind_of(other) == "run":
+            others += [other] if other != name else []
+        elif split_name(other)[0] == split_name(name)[0]:
+            with contextlib.suppress(StoreError):
+                owners.add(backend.header(other).get("run_id"))
+        if run_id in owners:
+            return
+    owners.discard(None)  # of results that were saved alone
+    for other in others if owners else []:
+        with contextlib.suppress(StoreError):
+            owners.discard(backend.header(other).get("run_id"))
+    if owners:
+        raise StoreError(
+            f"{backend.path}/{name}: got the run {run_id!r} beside parts of {owners.pop()!r}, expected one run: run.h5 "
+            f"comes from another run, put the right one back"
+        )
+
+
+def read_parts(backend: Backend, names: Sequence[str]) -> Iterator[tuple[str, Part]]:
+    """Every part, verified and of the run where it lies, or what is wrong with it; a "run" before its other parts."""
+    owners: dict[str, Any] = {}  # run_id by the folder of the run
+    for name in names:
+        try:
+            part: Part = _read_owned(backend, name, names, owners)
+        except StoreError as error:
+            part = error
+        yield name, part
+
+
+def _read_owned(backend: Backend, name: str, names: Sequence[str], owners: dict[str, Any]) -> Branch:
+    branch, (folder, own) = backend.read(name), split_name(name)
+    attributes = shown(branch.attributes)
+    if own == "run":
+        check_owner(backend, name, attributes.get("run_id"), names)
+        owners[folder] = attributes.get("run_id")
+    elif folder in owners:
+        check_origin(attributes, own, owners[folder], f"{backend.path}/{name}")
+    return branch
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The folder of the run that a part belongs to, the part's name in it."""
+    steps = name.split("/")
+    single = steps[-1] in SINGLES and (len(steps) < 2 or steps[-2] not in DRAWERS)
+    depth = max(0, len(steps) - (1 if single else 2))
+    return "/".join(steps[:depth]), "/".join(steps[depth:])
 
 
 def _by_number(name: str) -> tuple[tuple[int, str], ...]:

@@ -9,12 +9,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharpscope.store.backends import QUARANTINE, SUFFIX, Backend, Folder, check_origin
-from sharpscope.store.errors import StoreError, answering
-from sharpscope.store.files import fsync_folder
+from sharpscope.store.backends import QUARANTINE, SUFFIX, Backend, Folder, kind_of, read_parts, split_name
+from sharpscope.store.errors import MissingPart, StoreError, answering
+from sharpscope.store.files import fsync_folder, known_path
 from sharpscope.store.locks import locked
 from sharpscope.store.pack import INDEX, open_run, pack_run, search_packed
-from sharpscope.store.parts import shown
 from sharpscope.store.run import Run
 from sharpscope.store.tree import decode
 
@@ -36,7 +35,8 @@ def verify_run(path: str | os.PathLike[str], quarantine: bool = False) -> list[D
     With ``quarantine`` all that is left is sound.  The damaged parts of a folder are moved into its ``quarantine/``,
     where no reader looks.  A packed file that has damage is kept as a whole under a new name, "run.damaged-....h5", and
     a new file of its sound parts takes its place, also where its list of parts (``_index``) is damaged.  Without a
-    sound part ``run`` nothing else can be found: then that is only named, and nothing is changed.
+    sound part ``run`` of the run that the others belong to, nothing is known of these: then it is only named, and
+    nothing is changed (for a child: nothing of that child).
 
     Raises StoreError where there is no run, and where another process writes into a run that is to be changed.
 
@@ -46,13 +46,17 @@ def verify_run(path: str | os.PathLike[str], quarantine: bool = False) -> list[D
     ...     verify_run(create_run(Path(folder) / "run", {}).path)
     []
     """
-    path = Path(path)
+    path = known_path(path)
     if not path.is_dir():
         return _verify_packed(path, quarantine)
     if not (path / ("run" + SUFFIX)).is_file():
         raise StoreError(f"{path}: got a folder without run.h5, expected the folder of a run: check the path")
     with locked(path) if quarantine else nullcontext():
-        return [_aside(path, damage) if quarantine else damage for damage in _damaged(Folder(path))]
+        damaged = list(_damaged(Folder(path)))
+        lost = {split_name(damage.part)[0] for damage in damaged if kind_of(damage.part) == "run"}
+        if not quarantine or "" in lost:
+            return damaged
+        return [damage if split_name(damage.part)[0] in lost else _aside(path, damage) for damage in damaged]
 
 
 def _verify_packed(path: Path, quarantine: bool) -> list[Damage]:
@@ -68,6 +72,11 @@ def _verify_packed(path: Path, quarantine: bool) -> list[Damage]:
         damaged.append(Damage(INDEX, str(error)))
     damaged += _damaged(backend)
     parts = {damage.part for damage in damaged}
+    lost = {name.removesuffix("/run") for name in parts if kind_of(name) == "run"}
+    for name in backend.names():
+        if name not in parts and any(name.startswith(child + "/") for child in lost):
+            damaged.append(Damage(name, f"{path}: got a part of a child whose part run is damaged, expected that too"))
+            parts.add(name)
     if not quarantine or not damaged or "run" in parts:
         return damaged
     aside = path.with_name(f"{path.stem}.damaged-{time.time_ns()}{path.suffix}")
@@ -79,35 +88,23 @@ def _verify_packed(path: Path, quarantine: bool) -> list[Damage]:
 
 
 def _damaged(backend: Backend) -> Iterator[Damage]:
-    owners: dict[str, object] = {}  # run_id by the folder of the run
-    for name in backend.names():
-        owner, _, own = _split(name)
+    for name, part in read_parts(backend, backend.names()):
         try:
-            branch = backend.read(name)
-            where, attributes = f"{backend.path}/{name}", shown(branch.attributes)
-            if own == "run":
-                owners[owner] = attributes.get("run_id")
-            elif owner in owners:
-                check_origin(attributes, own, owners[owner], where)
-            decode(branch, where)
+            if isinstance(part, StoreError):
+                raise part
+            decode(part, f"{backend.path}/{name}")
+        except MissingPart:  # a writer removed it meanwhile
+            continue
         except StoreError as error:
             yield Damage(name, str(error))
 
 
 def _aside(path: Path, damage: Damage) -> Damage:
-    if _split(damage.part)[2] == "run":
-        return damage
     folder = path / QUARANTINE
-    folder.mkdir(exist_ok=True)
     target = folder / f"{damage.part.replace('/', '--')}-{time.time_ns()}{SUFFIX}"
-    os.rename(path / (damage.part + SUFFIX), target)
-    fsync_folder(folder)
-    fsync_folder((path / damage.part).parent)
+    with answering(path, "a folder that can be written: free space or check who may write"):
+        folder.mkdir(exist_ok=True)
+        os.rename(path / (damage.part + SUFFIX), target)
+        fsync_folder(folder)
+        fsync_folder((path / damage.part).parent)
     return Damage(damage.part, damage.error, target)
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """The folder of the run that a part belongs to, a slash, the part's name in it."""
-    steps = name.split("/")
-    depth = len(steps) - (1 if steps[-1] in ("run", "history") else 2)
-    return "/".join(steps[:depth]), "/", "/".join(steps[depth:])

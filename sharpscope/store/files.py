@@ -28,11 +28,50 @@ import h5py
 
 from sharpscope.store.errors import StoreError
 
-__all__ = ["TEMPORARY", "fsync_folder", "require_free", "sweep", "temporary_name", "write_bytes", "write_file"]
+__all__ = [
+    "TEMPORARY",
+    "fsync_folder",
+    "known_path",
+    "require_file",
+    "require_free",
+    "sweep",
+    "temporary_name",
+    "write_bytes",
+    "write_file",
+]
 
 TEMPORARY = ".tmp-"
 SPARE = 1 << 20  # bytes of headroom beside the data
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+
+
+def known_path(path: str | os.PathLike[str]) -> Path:
+    """A path, there or not, that the system can look up; raises StoreError for names too long, with NUL and the like.
+
+    >>> known_path("missing").name
+    'missing'
+    """
+    path = Path(path)
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        shown = str(path).replace("\0", "\\0")
+        shown = shown if len(shown) <= 200 else f"{shown[:100]}...{shown[-90:]}"
+        raise StoreError(f"{shown}: got {said!r}, expected a path that can be looked up: choose another") from error
+    return path
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raise StoreError unless there is a file, which a reader does not wait for; ``what`` was expected."""
+    if path.is_dir():
+        raise StoreError(f"{path}: got a folder, expected one HDF5 file: use open_run for a run")
+    if not path.exists():
+        raise StoreError(f"{path}: got no such file, expected {what}: check the path")
+    if not path.is_file():
+        raise StoreError(f"{path}: got a device or pipe, expected a file: check the path")
 
 
 def write_file(path: Path, fill: Callable[[h5py.File], None], replace: bool) -> None:
@@ -57,6 +96,7 @@ def write_bytes(path: Path, data: bytes, replace: bool) -> None:
 
 
 def _write_whole(path: Path, fill: Callable[[Path], None], replace: bool) -> None:
+    known_path(path)
     if not path.parent.is_dir():
         raise StoreError(f"{path}: got no folder {str(path.parent)!r}, expected one to write into: create it first")
     if path.is_dir() or (not replace and os.path.lexists(path)):
@@ -80,7 +120,7 @@ def _write_whole(path: Path, fill: Callable[[Path], None], replace: bool) -> Non
 
 def require_free(path: Path, size: int) -> None:
     """Raise StoreError where the disk lacks room for ``size`` more bytes."""
-    if not path.parent.is_dir():
+    if not known_path(path).parent.is_dir():
         return  # write_file says so
     free = shutil.disk_usage(path.parent).free
     if free < size + SPARE:
@@ -172,7 +212,9 @@ def _publish(temporary: Path, path: Path, replace: bool) -> None:
 def _exists(path: Path) -> StoreError:
     if path.is_dir():
         return StoreError(f"{path}: got a folder, expected the name of a file: choose a name inside it")
-    return StoreError(f"{path}: got a file that exists, expected a new name: choose another, or say replace=True")
+    return StoreError(
+        f"{path}: got a file that exists, expected a new name: choose another, or replace it (replace=True, --replace)"
+    )
 
 
 def _host() -> str:

@@ -61,7 +61,7 @@ def reading(where: str) -> Iterator[None]:
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, TypeError, UnicodeError and more
         said = str(error).split("\n")[0] or type(error).__name__
         raise StoreError(
-            f"{where}: got a damaged or truncated file (HDF5 says: {said}), expected an intact one: use another copy"
+            f"{where}: got a damaged or truncated file ({said}), expected an intact one: use another copy"
         ) from error
 
 
@@ -105,6 +105,8 @@ def read_attributes(target: Object, where: str, path: str = "") -> dict[str, Att
         name = attribute.name if isinstance(attribute.name, str) else attribute.name.decode()
         place = f"{path or '/'} (attribute {name})"
         kind, shape = attribute.get_type(), attribute.shape
+        if shape is None:
+            raise _refusal(where, place, "an empty attribute", "a text, a number or a row of integers")
         size = kind.get_size() * math.prod(shape)
         if kind.committed():
             raise _refusal(where, place, "a committed datatype", "plain numbers and texts")
@@ -132,6 +134,7 @@ class _Walk:
         self.where, self.size, self.limit = where, file.id.get_filesize(), limit
         self.met: set[Any] = set()
         self.declared = self.stored = 0
+        self.chunked = [0, 0]  # of both, what is in chunks, where bombs are
         self.said: dict[str, dict[str, Attribute]] = {}
         self.descriptor = file.id.get_vfd_handle() if file.driver == "sec2" and hasattr(os, "preadv") else None
         self.sums = sums
@@ -179,14 +182,27 @@ class _Walk:
                 children[name] = self.branch(target, place, depth + 1, own)
             else:
                 children[name] = self.leaf(target, place, own)
-        return Branch(_ordered(children, attributes.get("type")), attributes)
+        ordered = _ordered(children, attributes.get("type"))
+        if ordered is None:
+            raise self.refuse(path, "children whose order is lost", "those of a dict or list")
+        return Branch(ordered, attributes)
 
     def listen(self, target: Object) -> None:
         """Take the attributes that are written in one text for all groups and datasets of a part."""
         if isinstance(target, h5py.h5g.GroupID):
             raise self.refuse(f"/{ATTRIBUTES}", "a group", "a text")
-        array = self.leaf(target, f"/{ATTRIBUTES}", {}).array
-        said = json.loads(bytes(array[()]) if array is not None else b"")
+        place = f"/{ATTRIBUTES}"
+        if h5py.h5a.get_num_attrs(target):
+            raise self.refuse(place, "attributes of its own", "none")
+        leaf = self.leaf(target, place, {})
+        if leaf.array is None or leaf.array.dtype.kind != "S" or leaf.array.ndim or leaf.compressed:
+            raise self.refuse(place, "something else", "one plain text")
+        try:
+            said = json.loads(bytes(leaf.array[()]), object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise self.refuse(place, f"a text that is no JSON ({error})", "JSON") from error
+        if not isinstance(said, dict) or not all(isinstance(attributes, dict) for attributes in said.values()):
+            raise self.refuse(place, "JSON of another form", "an object of objects")
         for path, attributes in said.items():
             self.said["/" + path] = {
                 name: _plain(value, self.where, f"/{path} (attribute {name})") for name, value in attributes.items()
@@ -249,8 +265,18 @@ class _Walk:
             )
         if not chunk and stored != declared:
             raise self.refuse(path, f"{declared} declared but {stored} stored bytes", "all of the data in the file")
-        if chunk and declared > max(BOMB_FROM, BOMB_RATIO * stored):
-            raise self.refuse(path, f"{declared} bytes compressed to {stored}", f"at most {BOMB_RATIO} to 1")
+        if chunk:
+            self.chunked = [self.chunked[0] + declared, self.chunked[1] + stored]
+            for large, small in ((declared, stored), self.chunked):
+                if large > max(BOMB_FROM, BOMB_RATIO * small):
+                    raise self.refuse(path, f"{large} bytes compressed to {small}", f"at most {BOMB_RATIO} to 1")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
 
 
 def _plain(value: Any, where: str, place: str) -> Attribute:
@@ -262,16 +288,17 @@ def _plain(value: Any, where: str, place: str) -> Attribute:
     raise _refusal(where, place, f"a {type(value).__name__}", "a text, a number or a row of integers")
 
 
-def _ordered(children: dict[str, Node], kind: Attribute | None) -> dict[str, Node]:
-    """Children in the order of the tree: by ``index`` in a dict, by number in a list."""
+def _ordered(children: dict[str, Node], kind: Attribute | None) -> dict[str, Node] | None:
+    """Children in the order of the tree: by ``index`` in a dict, by number in a list; None where it is lost."""
     if kind == "dict":
         places = [child.attributes.get("index") for child in children.values()]
         if sorted(place for place in places if isinstance(place, int)) != list(range(len(children))):
-            raise ValueError("the order of a dict is lost")
+            return None
         names = sorted(children, key=lambda name: children[name].attributes["index"])
         return {name: children[name] for name in names}
     if kind in ("list", "tuple"):
-        return {str(place): children[str(place)] for place in range(len(children))}
+        numbers = [str(place) for place in range(len(children))]
+        return {number: children[number] for number in numbers} if set(numbers) == set(children) else None
     return children
 
 

@@ -18,9 +18,20 @@ from typing import Any
 import h5py
 
 from sharpscope.store import guard
-from sharpscope.store.backends import DRAWERS, LEVELS, NAME, SINGLES, SUFFIX, Backend, Folder, kind_of, left_over
+from sharpscope.store.backends import (
+    DRAWERS,
+    LEVELS,
+    NAME,
+    SINGLES,
+    SUFFIX,
+    Folder,
+    kind_of,
+    left_over,
+    read_parts,
+    split_name,
+)
 from sharpscope.store.errors import MissingPart, StoreError, answering
-from sharpscope.store.files import fsync_folder, require_free, sweep, temporary_name, write_file
+from sharpscope.store.files import fsync_folder, known_path, require_free, sweep, temporary_name, write_file
 from sharpscope.store.nodes import Branch, digest, sum_of, write_branch
 from sharpscope.store.parts import CHECKSUM, check_header, make_branch, open_hdf5, shown, verified, write_sealed
 from sharpscope.store.run import Run, open_folder
@@ -90,7 +101,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     >>> is_run("missing")
     False
     """
-    path = Path(path)
+    path = known_path(path)
     return path.exists() and not (path.is_dir() and all(left_over(file.name) for file in path.iterdir()))
 
 
@@ -104,7 +115,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     ...
     sharpscope.store.errors.StoreError: missing: got no such folder or file, expected a run: check the path
     """
-    path = Path(path)
+    path = known_path(path)
     if path.is_dir():
         return open_folder(path)
     if not path.exists():
@@ -117,8 +128,8 @@ def pack_run(
 ) -> Path:
     """Copy every part of a run but those in ``skip`` into one file and return its path; the run itself stays.
 
-    Raises StoreError if a part is damaged, if ``path`` exists and ``replace`` is false, or if the system refuses to
-    write.
+    Raises StoreError if a part is damaged or of another run, if ``path`` exists and ``replace`` is false, or if the
+    system refuses to write.
 
     >>> import tempfile
     >>> from sharpscope.store.run import create_run
@@ -128,7 +139,7 @@ def pack_run(
     ...     packed.config, packed.digest == run.digest
     ({'rule': 'sgd()'}, True)
     """
-    path, backend = Path(path), run._backend
+    path, backend = known_path(path), run._backend
     names = [name for name in backend.names() if name not in skip]
     index: dict[str, list[Any]] = {"names": names, "checksums": [], "bytes": [backend.size(name) for name in names]}
     require_free(path, sum(index["bytes"]))
@@ -136,14 +147,14 @@ def pack_run(
         sweep(path.parent, "")
 
     def fill(file: h5py.File) -> None:
-        for name in names:
-            try:
-                branch = backend.read(name)
-            except MissingPart as error:
+        for name, branch in read_parts(backend, names):
+            if isinstance(branch, MissingPart):
                 raise StoreError(
                     f"{path}: got a run that lost {name} while it was packed, expected one that nobody writes: pack it "
                     f"when its training has ended or stopped"
-                ) from error
+                ) from branch
+            if isinstance(branch, StoreError):
+                raise branch
             index["checksums"].append(branch.attributes["checksum"])
             write_branch(file.create_group(name), branch)
         root = make_branch(KIND, {INDEX: index}, {}, str(path))
@@ -156,8 +167,8 @@ def pack_run(
 def unpack_run(packed: Run, path: str | os.PathLike[str], skip_damaged: bool = False) -> Run:
     """Write every part of a run, packed or not, into a new folder; the parts are those that were packed.
 
-    Raises StoreError if ``path`` exists, if a part is damaged and ``skip_damaged`` is false (``run`` itself is always
-    needed), or if the system refuses to write.
+    Raises StoreError if ``path`` exists, if a part is damaged or of another run and ``skip_damaged`` is false (``run``
+    itself is always needed; a child without it is left out), or if the system refuses to write.
 
     >>> import tempfile
     >>> from sharpscope.store.run import create_run
@@ -167,7 +178,7 @@ def unpack_run(packed: Run, path: str | os.PathLike[str], skip_damaged: bool = F
     ...     unpack_run(packed, Path(folder) / "copy").digest == run.digest
     True
     """
-    path, backend = Path(path), packed._backend
+    path, backend = known_path(path), packed._backend
     if path.is_symlink() or path.exists():
         raise StoreError(f"{path}: got something that exists, expected a new folder: choose another")
     with answering(path, "a folder that can be made: free space or choose another"):
@@ -175,24 +186,21 @@ def unpack_run(packed: Run, path: str | os.PathLike[str], skip_damaged: bool = F
         sweep(path.parent, "")
         half = temporary_name(path.parent)
         try:
-            for name in backend.names():
-                _unpack_part(backend, name, half / (name + SUFFIX), skip_damaged)
+            lost: list[str] = []  # children whose run is damaged
+            for name, branch in read_parts(backend, backend.names()):
+                if isinstance(branch, StoreError):
+                    if not skip_damaged or name == "run":
+                        raise branch
+                    lost += [name.removesuffix("run")] if kind_of(name) == "run" else []
+                elif not name.startswith(tuple(lost)):
+                    file = half / (name + SUFFIX)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    write_sealed(file, branch, replace=False)
             os.rename(half, path)
         finally:
             shutil.rmtree(half, ignore_errors=True)
         fsync_folder(path.parent)
     return Run(Folder(path))
-
-
-def _unpack_part(backend: Backend, name: str, file: Path, skip_damaged: bool) -> None:
-    try:
-        branch = backend.read(name)
-    except StoreError:
-        if not skip_damaged or name == "run":
-            raise
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_sealed(file, branch, replace=False)
 
 
 def search_packed(path: Path) -> Packed:
@@ -236,8 +244,28 @@ def _read_index(path: Path) -> dict[str, tuple[str, int]]:
         raise StoreError(f"{where}: got no {INDEX}, expected the list of the parts: use another copy")
     if digest(root, CHECKSUM, sum_of(root.attributes)) != root.attributes.get("checksum"):
         raise StoreError(f"{where}: got an index that is damaged, expected an intact one: use another copy")
-    index = decode(root, where)[INDEX]
-    for name in index["names"]:
+    return _checked_index(decode(root, where)[INDEX], where)
+
+
+def _checked_index(index: Any, where: str) -> dict[str, tuple[str, int]]:
+    """What a list of parts says, by name; raises StoreError where it is none."""
+    columns: list[list[Any]] = []
+    for column, kind in (("names", str), ("checksums", str), ("bytes", int)):
+        entries = index.get(column) if isinstance(index, dict) else None
+        sound = isinstance(entries, list) and all(type(entry) is kind for entry in entries)
+        columns.append(entries if sound and entries is not None else [])
+    names, checksums, sizes = columns
+    if not len(set(names)) == len(names) == len(checksums) == len(sizes) or not names or min(sizes) < 0:
+        raise StoreError(
+            f"{where}: got an {INDEX} that is no list of parts, expected names, each once, checksums and bytes: use "
+            f"another copy"
+        )
+    runs = set()
+    for name in names:
         if not all(NAME.fullmatch(step) for step in name.split("/")):
             raise StoreError(f"{where}: got the part name {name!r}, expected plain names: do not unpack this file")
-    return dict(zip(index["names"], zip(index["checksums"], index["bytes"], strict=True), strict=True))
+        folder, own = split_name(name)
+        runs |= {folder} if own == "run" else set()
+        if folder not in runs:
+            raise StoreError(f"{where}: got {name!r} and no run before it, expected its run first: use another copy")
+    return dict(zip(names, zip(checksums, sizes, strict=True), strict=True))

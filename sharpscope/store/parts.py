@@ -41,7 +41,7 @@ import torch
 
 from sharpscope.store import guard
 from sharpscope.store.errors import StoreError
-from sharpscope.store.files import require_free, write_file
+from sharpscope.store.files import known_path, require_file, require_free, write_file
 from sharpscope.store.nodes import Attribute, Branch, digest, leaves, sum_of, write_branch
 from sharpscope.store.tree import decode, encode
 
@@ -200,13 +200,8 @@ class _Opened:
         self.context = guard.reading(str(path))
 
     def __enter__(self) -> h5py.File:
-        path = self.path
-        if path.is_dir():
-            raise StoreError(f"{path}: got a folder, expected one HDF5 file: use open_run for a run")
-        if not path.exists():
-            raise StoreError(f"{path}: got no such file, expected {self.what}: check the path")
-        if not path.is_file():
-            raise StoreError(f"{path}: got a device or pipe, expected a file: check the path")
+        path = known_path(self.path)
+        require_file(path, self.what)
         try:
             with path.open("rb") as raw:
                 start = raw.read(len(SIGNATURE))

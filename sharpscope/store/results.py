@@ -19,7 +19,9 @@ import numpy as np
 
 from sharpscope.results import Result, result_kinds
 from sharpscope.store.errors import StoreError
+from sharpscope.store.files import known_path
 from sharpscope.store.parts import read_part, write_part
+from sharpscope.store.tree import PLAIN
 
 __all__ = ["load", "result_tree", "revive", "save"]
 
@@ -54,7 +56,8 @@ def load(path: str | os.PathLike[str]) -> Result:
     ...
     sharpscope.store.errors.StoreError: missing.h5: got no such file, expected a part of a run: check the path
     """
-    if (Path(path) / "run.h5").is_file():
+    path = known_path(path)
+    if path.is_dir() and (path / "run.h5").is_file():
         raise StoreError(
             f"{path}: got the folder of a run, expected the file of one result: use open_run(path).results"
         )
@@ -138,7 +141,7 @@ def _fits(value: Any, hint: Any) -> bool:
             _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
         )
     if origin is np.ndarray or hint is np.ndarray:
-        return isinstance(value, np.ndarray)
+        return type(value) in PLAIN
     if hint is None or hint is type(None):
         return value is None
     if hint is bool:

@@ -37,7 +37,7 @@ import torch
 
 from sharpscope.history import Steps
 from sharpscope.results import Result
-from sharpscope.store.backends import DRAWERS, Backend, Folder, check_name, check_origin, kind_of, make_folder
+from sharpscope.store.backends import Backend, Folder, check_name, check_origin, check_owner, kind_of, make_folder
 from sharpscope.store.errors import MissingPart, StoreError, answering
 from sharpscope.store.files import fsync_folder
 from sharpscope.store.locks import locked
@@ -183,10 +183,10 @@ class Run:
 
     def children(self) -> list[str]:
         """Names of the child runs in the order of their creation."""
-        names = sorted(
-            {name.split("/")[0] for name in self._backend.names() if name.count("/") and name.endswith("/run")}
-        )
-        return sorted(names, key=lambda name: _ordinal(self._backend.child(name)))
+        runs = [name for name in self._backend.names() if name.count("/") == 1 and kind_of(name) == "run"]
+        return [
+            name.removesuffix("/run") for name in sorted(sorted(runs), key=lambda name: _ordinal(self._backend, name))
+        ]
 
     def child(self, name: str) -> Run:
         """One child run; raises StoreError where there is none of that name."""
@@ -202,9 +202,22 @@ class Run:
         path = make_folder(self._folder().path / name, config, provenance or {}, ordinal=len(self.children()))
         return Run(Folder(path))
 
-    def tree(self) -> list[tuple[str, str, int]]:
-        """Every part, those of children included: name, kind, bytes."""
-        return [(name, kind_of(name), size) for name, size in self._present(self._backend.size)]
+    def tree(self, passed: list[StoreError] | None = None) -> list[tuple[str, str, int]]:
+        """Every part, those of children included: name, kind, bytes.
+
+        Raises StoreError for what lies there in place of a part, unless there is a list to put the errors into.
+        """
+        found = []
+        for name in self._backend.names():
+            try:
+                found.append((name, kind_of(name), self._backend.size(name)))
+            except MissingPart:  # a writer removed it meanwhile
+                continue
+            except StoreError as error:
+                if passed is None:
+                    raise
+                passed.append(error)
+        return found
 
     @property
     def digest(self) -> str:
@@ -220,23 +233,10 @@ class Run:
         branch = self._backend.read(name)
         where, attributes = f"{self.path}/{name}", shown(branch.attributes)
         if name == "run":
-            self._check_owner(attributes.get("run_id"), where)
+            check_owner(self._backend, name, attributes.get("run_id"), self._backend.names())
         else:
             check_origin(attributes, name, self.attributes.get("run_id"), where)
         return decode(branch, where), attributes
-
-    def _check_owner(self, run_id: Any, where: str) -> None:
-        """Raise StoreError where run.h5 is of another run than the parts beside it; a few of them are asked."""
-        own = [name for name in self._backend.names() if name == "history" or name.split("/")[0] in DRAWERS]
-        owners = set()
-        for name in own[:3]:
-            with contextlib.suppress(StoreError):
-                owners.add(self._backend.header(name).get("run_id", run_id))
-        if owners and run_id not in owners:
-            raise StoreError(
-                f"{where}: got the run {run_id!r} beside parts of {owners.pop()!r}, expected one run: run.h5 comes "
-                f"from another run, put the right one back"
-            )
 
     def _write(self, name: str, tree: dict[Any, Any], attributes: dict[str, Any], replace: bool) -> None:
         path = self._folder().path / (name + ".h5")
@@ -363,9 +363,9 @@ def _numbered(drawer: str, step: int, path: Path) -> str:
     return f"{drawer}/{int(step):09d}"
 
 
-def _ordinal(backend: Backend) -> int:
+def _ordinal(backend: Backend, name: str) -> int:
     try:
-        value = backend.header("run").get("ordinal")
+        value = backend.header(name).get("ordinal")
     except StoreError:  # damaged: after all others
         return 1 << 62
     return value if isinstance(value, int) else 1 << 62

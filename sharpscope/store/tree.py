@@ -34,11 +34,14 @@ from sharpscope.store.errors import StoreError
 from sharpscope.store.guard import read_branch, reading
 from sharpscope.store.nodes import Branch, Leaf, Node, write_branch
 
-__all__ = ["decode", "encode", "read_tree", "write_tree"]
+__all__ = ["PLAIN", "decode", "encode", "read_tree", "write_tree"]
 
+PLAIN = (np.ndarray, np.memmap)  # arrays that are their entries; others, such as masked ones, mean more
 DEPTH = 64  # levels of nesting; a list that holds itself would go on for ever
+AXES = 64  # of an array in numpy
 GZIP_FROM = 4096  # bytes of packed bits; shorter ones stay plain
 INT64 = range(-(2**63), 2**63)
+KEYS = 1 << 4096  # integers below are keys; Python prints no much longer ones
 ESCAPES = {"%": "%25", "/": "%2F", "\0": "%00"}
 
 # dtypes of tensors that HDF5 or numpy lack, and the integers that hold their bits
@@ -56,6 +59,11 @@ _BITS = {
 }
 _REAL = ["float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))]
 _COMPLEX = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
+# what data in the file are of, by what they mean
+STORED = {name: name for name in _REAL} | _COMPLEX | dict.fromkeys(_BITS, "uint8") | {"bool": "uint8"}
+STORED |= {"bfloat16": "uint16"}
+COLUMNS = {"int": ("int64",), "float": ("float64",), "str": ("bytes",)}
+NUMBERS = {"bool": "uint8", "int": "int64", "float": "float64"}
 
 
 def write_tree(group: h5py.Group, tree: Any) -> None:
@@ -122,7 +130,7 @@ def decode(node: Node, where: str, path: str = "") -> Any:
     kind = node.attributes.get("type")
     if isinstance(node, Branch):
         if kind == "dict":
-            return {_key(name, child): decode(child, where, f"{path}/{name}") for name, child in node.children.items()}
+            return _decode_dict(node, where, path)
         if kind in ("list", "tuple"):
             items = [decode(child, where, f"{path}/{name}") for name, child in node.children.items()]
             return items if kind == "list" else tuple(items)
@@ -140,11 +148,30 @@ def decode(node: Node, where: str, path: str = "") -> Any:
     )
 
 
+def _decode_dict(branch: Branch, where: str, path: str) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for name, child in branch.children.items():
+        key = _key(name, child)
+        if key is None or key in found:
+            got = "another child of the same key" if key is not None else "a key that is no integer"
+            raise StoreError(
+                f"{where}: got {got} at {f'{path}/{name}'[:80]!r}, expected what sharpscope wrote: use another copy of "
+                f"the file"
+            )
+        found[key] = decode(child, where, f"{path}/{name}")
+    return found
+
+
 def _encode_dict(tree: dict[Any, Any], path: str) -> Branch:
     children: dict[str, Node] = {}
     for index, (key, value) in enumerate(tree.items()):
         if type(key) not in (int, str):
             raise StoreError(f"a tree got the key {key!r} in {path or '/'!r}, expected a str or int: convert it first")
+        if type(key) is int and abs(key) >= KEYS:
+            raise StoreError(
+                f"a tree got an integer of {key.bit_length()} bits as a key in {path or '/'!r}, expected at most 4096: "
+                f"make it a str"
+            )
         name = _escape(key) if isinstance(key, str) else str(key)
         if type(key) is int and name in tree:  # beside the same text as a key
             name = "%i" + name
@@ -170,6 +197,7 @@ def _encode_tensor(tensor: torch.Tensor, path: str) -> Leaf:
             f"a tree got a tensor of dtype {name}, layout {tensor.layout} on {tensor.device} at {path!r}, expected a "
             f"dense tensor of numbers: convert it with .to_dense() or .to(dtype)"
         )
+    _check_axes(tensor.ndim, name, path)
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if name in _BITS:
         plain = plain.view(_BITS[name])
@@ -181,6 +209,11 @@ def _encode_tensor(tensor: torch.Tensor, path: str) -> Leaf:
 
 def _encode_array(array: np.ndarray | np.generic, path: str) -> Leaf:
     kind = "array" if isinstance(array, np.ndarray) else "scalar"
+    if kind == "array" and type(array) not in PLAIN:
+        raise StoreError(
+            f"a tree got {_kind(array)} at {path!r}, expected a plain numpy array: convert it with np.asarray(), or a "
+            f"masked one with .filled(), or store its .data and its .mask"
+        )
     values = np.asarray(array)
     name = values.dtype.name
     if name not in (*_REAL, "complex64", "complex128", "bool"):
@@ -188,9 +221,18 @@ def _encode_array(array: np.ndarray | np.generic, path: str) -> Leaf:
             f"a tree got a numpy {kind} of dtype {name} at {path!r}, expected numbers of up to 64 bits or bool: "
             f"convert it with .astype(), or texts with .tolist()"
         )
+    _check_axes(values.ndim, name, path)
     if name in _COMPLEX:
         values = np.ascontiguousarray(values).reshape(-1).view(values.real.dtype).reshape(*array.shape, 2)
     return _leaf(values, kind, name, array.shape)
+
+
+def _check_axes(axes: int, dtype: str, path: str) -> None:
+    most = AXES - (dtype in _COMPLEX)  # real and imaginary part are one more
+    if axes > most:
+        raise StoreError(
+            f"a tree got an array of {axes} dimensions of {dtype} at {path!r}, expected at most {most}: reshape it"
+        )
 
 
 def _leaf(array: np.ndarray, kind: str, dtype: str, shape: tuple[int, ...]) -> Leaf:
@@ -208,28 +250,46 @@ def _decode_leaf(leaf: Leaf, kind: str) -> Any:
         return None
     if array is None:
         raise ValueError("no data")
-    if kind in ("list", "tuple"):
-        items = [_text(raw) for raw in array] if leaf.attributes["of"] == "str" else array.tolist()
-        return items if kind == "list" else tuple(items)
     if kind in ("array", "scalar", "tensor"):
         return _decode_array(array, kind, leaf.attributes)
-    if kind == "str":
-        return _text(array)
-    if kind == "int":
-        return int(_text(array), 16) if array.dtype.kind in "Su" else int(array[()])
-    if kind == "float":
-        return float(array[()])
-    if kind == "bool":
-        return bool(array[()])
-    raise ValueError(f"unknown type {kind!r}")
+    if kind in ("list", "tuple"):
+        of = leaf.attributes.get("of")
+        _require(array, COLUMNS.get(str(of), ()), 1)
+        items = [_text(raw) for raw in array] if of == "str" else array.tolist()
+        return items if kind == "list" else tuple(items)
+    if kind == "str" or (kind == "int" and array.dtype.kind == "S"):
+        _require(array, ("bytes", "uint8"), 0 if array.dtype.kind == "S" else 1)
+        return _text(array) if kind == "str" else int(_text(array), 16)
+    if kind not in NUMBERS:
+        raise ValueError("an unknown type" if kind != "none" else "data")
+    _require(array, (NUMBERS[kind],), 0)
+    value = array.item()
+    if kind == "bool" and value not in (0, 1):
+        raise ValueError(f"the number {value}")
+    return bool(value) if kind == "bool" else value
+
+
+def _require(array: np.ndarray, dtypes: tuple[str, ...], axes: int) -> None:
+    """Raise ValueError unless data are of one of these dtypes and have so many axes."""
+    name = "bytes" if array.dtype.kind == "S" else array.dtype.name
+    if name not in dtypes or array.ndim != axes:
+        raise ValueError(f"{name} of {array.ndim} dimensions")
 
 
 def _decode_array(array: np.ndarray, kind: str, attributes: dict[str, Any]) -> Any:
-    name, shape = attributes["dtype"], attributes.get("shape")
-    if name == "bool":
-        array = np.unpackbits(array, count=math.prod(attributes["shape"])).view(np.bool_)
-    if shape is not None:
-        array = array.reshape(shape)
+    name, shape = attributes.get("dtype"), attributes.get("shape")
+    stored = STORED.get(str(name))
+    if name is None or array.dtype.name != stored:
+        raise ValueError(f"dtype {name!r} of {array.dtype.name}")
+    if shape is not None or name == "bool":
+        if not isinstance(shape, tuple) or min(shape, default=0) < 0 or len(shape) > AXES:
+            raise ValueError(f"shape {shape!r:.80}")
+        size = math.prod(shape)
+        if (size + 7) // 8 != array.size if name == "bool" else size != array.size:
+            raise ValueError(f"shape {shape!r:.80} of {array.size} entries")
+        array = (np.unpackbits(array, count=size).view(np.bool_) if name == "bool" else array).reshape(shape)
+    if name in _COMPLEX and array.shape[-1:] != (2,):
+        raise ValueError(f"dtype {name!r} of shape {array.shape}")
     if kind == "tensor":
         if name in _BITS:
             bits = array.view(np.int16) if name == "bfloat16" else array
@@ -241,6 +301,8 @@ def _decode_array(array: np.ndarray, kind: str, attributes: dict[str, Any]) -> A
     if name in _COMPLEX:
         order = array.dtype.byteorder
         array = np.ascontiguousarray(array).view(np.dtype(name).newbyteorder(order)).reshape(array.shape[:-1])
+    if kind == "scalar" and array.ndim:
+        raise ValueError(f"a scalar of shape {array.shape}")
     return array if kind == "array" else array[()]
 
 
@@ -278,9 +340,11 @@ def _escape(key: str) -> str:
     return re.sub("[%/\0]", lambda match: ESCAPES[match[0]], key)
 
 
-def _key(name: str, child: Node) -> str | int:
+def _key(name: str, child: Node) -> str | int | None:
+    """The key that a name stands for; None where it should be an integer and is none."""
     if child.attributes.get("key") == "int":
-        return int(name.removeprefix("%i"))
+        text = name.removeprefix("%i")
+        return int(text) if re.fullmatch("-?[0-9]{1,1234}", text) else None
     if name == "%":
         return ""
     return re.sub("%(25|2F|00|2E)", lambda match: chr(int(match[1], 16)), name)

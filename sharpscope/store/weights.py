@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from sharpscope.store.errors import StoreError
+from sharpscope.store.files import known_path, require_file
 from sharpscope.store.pack import open_run
-from sharpscope.store.parts import SIGNATURE, read_part
+from sharpscope.store.parts import SIGNATURE, read_header, read_part
 
 __all__ = ["load_weights"]
 
@@ -45,14 +46,15 @@ def load_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[s
     ...     load_weights(path)
     {'w': tensor([1., 1.])}
     """
-    path = Path(path)
+    path = known_path(path)
     if path.is_dir():
         return _weights(open_run(path).checkpoint(), key, path)
+    require_file(path, "a file of weights")
     try:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise StoreError(f"{path}: got {error.strerror!r}, expected a file of weights: check the path") from error
+        raise StoreError(f"{path}: got {error.strerror!r}, expected a file that can be read: check who may") from error
     if start.startswith(SIGNATURE):
         return _weights(_of_hdf5(path), key, path)
     if start[8:9] == b"{":
@@ -61,12 +63,10 @@ def load_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[s
 
 
 def _of_hdf5(path: Path) -> Any:
-    try:
-        return read_part(path, "checkpoint")[0]
-    except StoreError as error:
-        if "kind 'packed run'" not in str(error):
-            raise
-    return open_run(path).checkpoint()
+    kind = read_header(path).get("kind")
+    if kind == "packed run":
+        return open_run(path).checkpoint()
+    return read_part(path, kind if kind == "weights" else "checkpoint")[0]
 
 
 def _of_safetensors(path: Path) -> Any:

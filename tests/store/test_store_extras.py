@@ -364,7 +364,7 @@ def test_weights_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "short.bin": "got a damaged safetensors file",
         "junk.pt": "junk.pt: got ",
         "unusual.pt": "got ema, expected tensors by name at its own level or one of model, .*: say where with key=",
-        "none.pt": "got 'No such file or directory', expected a file of weights",
+        "none.pt": "got no such file, expected a file of weights: check the path",
         "other.h5": "got a part of kind 'result', expected 'checkpoint'",
     }.items():
         with pytest.raises(StoreError, match=text):
