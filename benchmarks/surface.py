@@ -23,7 +23,8 @@ import sharpscope as ss
 from benchmarks.curvature import say, tensors, trained
 from benchmarks.report import medians, write
 from sharpscope.analyses import problem_of
-from sharpscope.analyzers.plane import Ask, Plane
+from sharpscope.analyzers.ask import Ask
+from sharpscope.analyzers.plane import Plane
 
 GRID = np.linspace(-1.0, 1.0, 51)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpscope.analyzers.plane import Kept, keep_with
+from sharpscope.analyzers.ask import Kept, keep_with
 from sharpscope.store import StoreError
 from sharpscope.store.files import sweep
 from sharpscope.store.parts import read_part, write_part

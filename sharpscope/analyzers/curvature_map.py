@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from sharpscope.analyzers.ask import check_reach
 from sharpscope.analyzers.directions import Directions, random_directions, unit_of
-from sharpscope.analyzers.plane import check_reach
 from sharpscope.analyzers.spectrum import spectrum
 from sharpscope.analyzers.surface import Span, grids
 from sharpscope.operators import hessian

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from sharpscope.analyzers.ask import Ask, Metrics, Resume
 from sharpscope.analyzers.directions import Directions, unit_of
-from sharpscope.analyzers.plane import Ask, Metrics, Plane, Resume
+from sharpscope.analyzers.plane import Plane
 from sharpscope.analyzers.refine import EVALUATED, INTERPOLATED, NONFINITE, Refined, refine
 from sharpscope.problem import Problem
 from sharpscope.progress import bar

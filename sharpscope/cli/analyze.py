@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from sharpscope.analyses import USUAL, Analysis, analyze_run
+from sharpscope.analyzers.ask import PRECISIONS
 from sharpscope.analyzers.directions import SCALINGS
-from sharpscope.analyzers.plane import PRECISIONS
 from sharpscope.cli.group import command, main
 from sharpscope.figures import members, table
 from sharpscope.store import open_run

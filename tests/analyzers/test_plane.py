@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 import sharpscope as ss
 from sharpscope import Problem
+from sharpscope.analyzers.ask import Ask
 from sharpscope.analyzers.forward import Way
-from sharpscope.analyzers.plane import Ask, Plane
+from sharpscope.analyzers.plane import Plane
 
 GRID = np.linspace(-0.5, 0.5, 3)
 

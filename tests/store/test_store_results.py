@@ -73,7 +73,7 @@ def invented(kind: type[Result]) -> Result:
             if "ndarray" in hint
             else ("a", "b")
             if "tuple" in hint
-            else {"float": 0.5, "int": 7, "bool": True}.get(hint, "text")
+            else {"float": 0.5, "int": 7, "bool": True}.get(hint.removesuffix(" | None"), "text")
         )
     return kind(**values)
 
