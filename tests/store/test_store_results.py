@@ -69,7 +69,9 @@ def invented(kind: type[Result]) -> Result:
     for field in dataclasses.fields(kind):
         hint = str(field.type)
         values[field.name] = (
-            rng.normal(size=(3, 4))
+            {"a": rng.normal(size=3) if "ndarray" in hint else 0.5}
+            if hint.startswith("dict")
+            else rng.normal(size=(3, 4))
             if "ndarray" in hint
             else ("a", "b")
             if "tuple" in hint
