@@ -43,20 +43,26 @@ def test_tiny_scales() -> None:
     assert found.eigenvalues[0] / 1e-200 == pytest.approx(2.0)
 
 
-def test_traces_are_exact_or_honest() -> None:
+def test_n_products_give_an_exact_trace() -> None:
     exact = ss.trace(ss.Operator.of(torch.diag(torch.arange(1.0, 6.0))), 40)
     assert (exact.value, exact.stderr) == (15.0, 0.0)
-    for values in (np.linspace(-1, 2, 73), 1 / np.arange(1.0, 74)):
-        matrix = dense(values)
-        found = [ss.trace(ss.Operator.of(matrix), 40, seed, method="xtrace") for seed in range(200)]
-        z = np.array([(one.value - values.sum()) / one.stderr for one in found])
-        assert 0.88 <= np.mean(np.abs(z) < 2) <= 0.99
+
+
+@pytest.mark.parametrize("name", ["flat", "outliers"])
+def test_the_error_of_xtrace_is_calibrated(name: str) -> None:
+    outliers = np.r_[np.random.default_rng(0).standard_normal(70) * 0.3, 3, 4, 5]
+    values = np.linspace(-1, 2, 73) if name == "flat" else outliers
+    matrix = dense(values)
+    found = [ss.trace(ss.Operator.of(matrix), 40, seed, method="xtrace") for seed in range(200)]
+    z = np.array([(one.value - values.sum()) / one.stderr for one in found])
+    assert 0.90 <= np.mean(np.abs(z) < 2) <= 0.98
 
 
 def test_refusals() -> None:
     operator = ss.Operator.of(torch.eye(3))
-    with pytest.raises(TypeError, match="got a mask of type"):
-        operator.block(ss)  # type: ignore[arg-type]
+    problem = ss.Problem(nn.Linear(2, 1), nn.MSELoss(), (torch.ones(3, 2), torch.zeros(3, 1)))
+    with pytest.raises(TypeError, match="got a mask of type int"):
+        ss.hessian(problem).block([0, 1])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="got a list, expected a tensor"):
         operator @ [1.0]  # type: ignore[operator]
     with pytest.raises(ValueError, match="expected ascending steps"):
