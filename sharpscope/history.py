@@ -36,8 +36,8 @@ class History(Result):
 
     @property
     def best(self) -> int:
-        """Index of the first epoch with the lowest test error."""
-        return int(np.argmin(self.test_error))
+        """Index of the first epoch with the lowest test error; -1 before the first."""
+        return int(np.argmin(self.test_error)) if len(self.test_error) else -1
 
     def scalars(self) -> dict[str, Any]:
         """The settings, and every curve at its last epoch."""

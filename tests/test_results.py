@@ -108,7 +108,7 @@ def test_history_is_a_result() -> None:
     history = History(**{field.name: plain.get(field.name, line) for field in dataclasses.fields(History)})
     assert history == replace(history)
     assert history != replace(history, train_loss=line + 1)
-    assert history.summary() == "History(rule='sgd()', epochs=3, steps_per_epoch=5)"
+    assert history.summary() == "History(rule='sgd()', epochs=3, steps_per_epoch=5, best=0)"
     assert result_kinds()["History"] is History
 
 

@@ -101,7 +101,7 @@ def test_the_plane_of_a_mask_moves_nothing_else() -> None:
     )
     ss.surface(problem, 3, directions=random_directions(problem, "none", include_1d=True).on(mask), how="untimed")
     hook.remove()
-    moved = torch.stack(seen) - seen[0]
+    moved = torch.stack(seen[-9:]) - seen[0]  # before, the model is tried at other weights
     kept = torch.cat([part.reshape(-1) for part in mask.values()])
     assert not moved[:, ~kept].any() and moved[-1][kept].all()
 
