@@ -213,17 +213,17 @@ def test_a_full_disk_loses_nothing_that_was_kept(tmp_path: Path, monkeypatch: py
         return outputs.argmax(1) == targets
 
     def usage(folder: Any) -> Any:
-        return SimpleNamespace(free=0 if calls > 12 else 1 << 40)
+        return SimpleNamespace(free=0 if calls > 10 else 1 << 40)
 
     monkeypatch.setattr(plane, "EVERY", 0.0)
-    expected = ss.surface(problem_of(), 3, metrics={"right": metric})
+    expected = ss.surface(problem_of(), 3, metrics={"right": metric}, how="untimed")
     calls = 0
     monkeypatch.setattr(shutil, "disk_usage", usage)
     with pytest.raises(StoreError, match=r"got 0 free bytes on the disk, expected at least \d+: free space"):
-        ss.surface(problem_of(), 3, metrics={"right": metric}, resume=path)
+        ss.surface(problem_of(), 3, metrics={"right": metric}, how="untimed", resume=path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 40))
     done = calls
-    assert ss.surface(problem_of(), 3, metrics={"right": metric}, resume=path) == expected
+    assert ss.surface(problem_of(), 3, metrics={"right": metric}, how="untimed", resume=path) == expected
     assert calls - done < done
 
 
@@ -238,11 +238,11 @@ def test_an_interruption_keeps_what_is_finished(tmp_path: Path) -> None:
         return outputs.argmax(1) == targets
 
     with pytest.raises(KeyboardInterrupt):
-        ss.surface(problem_of(), 5, metrics={"right": metric}, resume=path)
+        ss.surface(problem_of(), 5, metrics={"right": metric}, how="untimed", resume=path)
     tree = ss.PointFile(path)
     assert path.exists() and tree.path == path
     calls, fuse = 0, -1
-    found = ss.surface(problem_of(), 5, metrics={"right": metric}, resume=path)
+    found = ss.surface(problem_of(), 5, metrics={"right": metric}, how="untimed", resume=path)
     assert found.loss.shape == (5, 5) and np.isfinite(found.loss).all()
     assert calls < 25 + 6
 
