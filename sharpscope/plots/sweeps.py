@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from sharpscope.plots.history import loss_axis
 from sharpscope.plots.style import DOUBLE_COLUMN, GREY, SINGLE_COLUMN, canvas, method_styles, prepare, styled
 
 __all__ = ["Series", "bars", "courses", "image", "schedules", "sweep"]
@@ -112,7 +113,7 @@ def courses(
     Args:
         panels: {label of the quantity: {method: its curve}}.
         x_label: with unit.
-        log: logarithmic first panel.
+        log: logarithmic first panel, where its values differ by more than a factor of 3.
         figure: to draw into.
     """
     figure = canvas(DOUBLE_COLUMN, 2.6, figure)
@@ -129,7 +130,8 @@ def courses(
         ax.set_xlabel(x_label)
         ax.set_ylabel(label)
         if log and place == 0:
-            ax.set_yscale("log")
+            loss_axis(ax, [one.mean for one in curves.values()])
+            ax.set_ylabel(label)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8)
     return figure
 
