@@ -166,6 +166,18 @@ def on_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def tensors_of(value: Any) -> list[Tensor]:
+    """Every tensor of ``value``, in the order of its containers; see ``on_tensors``."""
+    found: list[Tensor] = []
+
+    def take(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    on_tensors(value, take)
+    return found
+
+
 def rows(value: Any, index: Any) -> Any:
     """Some examples of inputs, outputs or targets of any form; a tensor without dimensions belongs to all of them."""
     return on_tensors(value, lambda x: x[index] if x.dim() else x)

@@ -18,6 +18,7 @@ from torch import Tensor
 from sharpscope.operators import Operator
 from sharpscope.store import StoreError
 from sharpscope.store.parts import read_part, write_part
+from sharpscope.vectors import content
 
 __all__ = ["resumable"]
 
@@ -106,4 +107,4 @@ def _path(folder: Path, place: int) -> Path:
 
 
 def _digest(vector: Tensor) -> str:
-    return "sha256:" + hashlib.sha256(vector.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
+    return "sha256:" + hashlib.sha256(content(vector)).hexdigest()

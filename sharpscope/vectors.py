@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "Vec",
     "add",
+    "content",
     "dot",
     "flatten",
     "generator",
@@ -28,6 +29,11 @@ __all__ = [
 ]
 
 Vec = list[Tensor]
+
+
+def content(x: Tensor) -> memoryview:
+    """The bytes of a tensor in the order of its entries: the same on any device and in any memory layout."""
+    return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

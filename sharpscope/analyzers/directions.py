@@ -16,7 +16,7 @@ from torch import Tensor
 from sharpscope.packed import PackedMask
 from sharpscope.pieces import check_count
 from sharpscope.problem import Problem
-from sharpscope.vectors import Vec, generator
+from sharpscope.vectors import Vec, content, generator
 
 __all__ = ["SCALINGS", "Directions", "filter_normalised", "gaussian", "random_directions", "scaled", "unit_of"]
 
@@ -85,7 +85,7 @@ class Directions:
         for vector in self.vectors:
             for name, x in zip(self.names, vector, strict=True):
                 state.update(f"{name} {tuple(x.shape)} {x.dtype}\0".encode())
-                state.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                state.update(content(x))
         return "sha256:" + state.hexdigest()
 
     def orthogonalised(self) -> Directions:

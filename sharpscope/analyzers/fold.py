@@ -10,14 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpscope.calls import call_with
-from sharpscope.examples import Examples, cut, on_tensors
+from sharpscope.examples import Examples, cut, on_tensors, tensors_of
 from sharpscope.vectors import generator
 
 __all__ = ["Fold", "displaced", "find_folds", "fold", "folded_model", "private", "same"]
@@ -197,15 +196,9 @@ def _same_at(
 
     args, kwargs = on_tensors((batch.args, batch.kwargs), cast)
     values = {name: cast(x).clone() for name, x in values.items()}
-    expected = _tensors(call_with(model, values, args, kwargs))
-    found = _tensors(call_with(folded, fold(folds, values, {}), args, kwargs))
+    expected = tensors_of(call_with(model, values, args, kwargs))
+    found = tensors_of(call_with(folded, fold(folds, values, {}), args, kwargs))
     return len(expected) == len(found) > 0 and all(_near(a, b) for a, b in zip(expected, found, strict=True))
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    on_tensors(outputs, lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
-    return found
 
 
 def _near(a: Tensor, b: Tensor) -> bool:

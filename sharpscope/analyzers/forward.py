@@ -227,15 +227,17 @@ class Forward:
                 module.training = False
         return found
 
-    def _images(self) -> bool:
-        return any(_is_image(x) for b in self.given for x in (*b.args, *b.kwargs.values()))
+    def _images(self) -> Vec:
+        inputs = [x for b in self.given for x in (*b.args, *b.kwargs.values())]
+        return [x for x in inputs if isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point()]
 
     def _usual(self, half: bool) -> Way:
         """The choice that needs no clock."""
-        last = self._images() and self.problem.dtype != torch.float64
+        images = self._images()
+        last = images and self.problem.dtype != torch.float64
         size = self.size * (2 if half else 1)
-        if self._images() and self.problem.device.type == "cpu":
-            numbers = max(x[0].numel() for b in self.given for x in (*b.args, *b.kwargs.values()) if _is_image(x))
+        if images and self.problem.device.type == "cpu":
+            numbers = max(x[0].numel() for x in images)
             size = min(size, max(size // 4, _CACHED * (2 if half else 1) // numbers))
         size = size if len(self.given) == 1 and size < self.examples else 0
         return Way("channels-last" if last else "contiguous", size, len(self.folds))
@@ -307,10 +309,6 @@ class Forward:
         where = (self.problem.dtype, self.problem.device, torch.get_num_threads())
         model = type(self.problem.model)
         return model, weights, inputs, len(self.given), where, half, len(self.folds), self.statistics is not None
-
-
-def _is_image(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point()
 
 
 def _measured(name: str, metric: Metric, outputs: Any, batch: Examples) -> float:

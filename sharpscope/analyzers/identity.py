@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sharpscope.vectors import content
+
 __all__ = ["digest", "identified"]
 
 
@@ -20,7 +22,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
     state = hashlib.sha256()
     for x in tensors:
         state.update(f"{tuple(x.shape)} {x.dtype}\0".encode())
-        state.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        state.update(content(x))
     return "sha256:" + state.hexdigest()
 
 

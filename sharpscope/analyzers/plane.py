@@ -22,7 +22,7 @@ from sharpscope.analyzers.fold import displaced
 from sharpscope.analyzers.forward import Forward
 from sharpscope.analyzers.identity import digest, identified
 from sharpscope.analyzers.rounding import first_points, more_points
-from sharpscope.examples import Examples, on_tensors
+from sharpscope.examples import Examples, tensors_of
 from sharpscope.problem import Problem
 from sharpscope.vectors import Vec, generator
 
@@ -306,7 +306,4 @@ def _directions(problem: Problem, ask: Ask, axes: int) -> Directions:
 
 def _digest_data(batches: Iterable[Examples]) -> str:
     """Of the examples one after another, however they are cut into batches of one kind."""
-    found: list[Tensor] = []
-    for batch in batches:
-        on_tensors((batch.args, batch.kwargs, batch.targets), lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
-    return digest(found)
+    return digest(x for batch in batches for x in tensors_of((batch.args, batch.kwargs, batch.targets)))
