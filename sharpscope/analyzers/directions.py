@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = ["SCALINGS", "Directions", "filter_normalised", "gaussian", "random_di
 
 SCALINGS = ("filter", "layer", "weight", "none")
 AXES = ("x", "y")  # the salt of the first direction and of the second
+_AT_ONCE = 1 << 18  # entries that are in float64 at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -60,7 +62,7 @@ class Directions:
             )
         for vector in self.vectors:
             for name, x in zip(self.names, vector, strict=True):
-                if not bool(torch.isfinite(x).all()):
+                if not all(bool(torch.isfinite(part).all()) for part in _rows(x)):
                     raise ValueError(
                         f"Directions got entries of {name} that are not finite, expected numbers: check how they "
                         f"were made ({self.text})"
@@ -174,8 +176,9 @@ class Directions:
 
     @staticmethod
     def _dot(a: Vec, b: Vec) -> float:
-        parts = [torch.dot(x.double().flatten(), y.double().flatten()) for x, y in zip(a, b, strict=True)]
-        return float(torch.stack(parts).sum())
+        pairs = [zip(_rows(x), _rows(y), strict=True) for x, y in zip(a, b, strict=True)]
+        parts = [torch.dot(x.double().flatten(), y.double().flatten()) for pair in pairs for x, y in pair]
+        return float(torch.stack(parts).sum()) if parts else 0.0
 
 
 def random_directions(
@@ -212,7 +215,13 @@ def random_directions(
     check_count("random_directions", "count", count)
     axes = [*AXES, *(f"axis {place}" for place in range(2, count))][:count]
     weights = problem.weights
-    vectors = tuple(scaled(gaussian(problem, int(seed), axis), weights, scaling, include_1d) for axis in axes)
+    vectors = tuple(
+        [
+            _scaled(_gaussian(w, generator("direction", int(seed), axis, name)), w, scaling, include_1d)
+            for name, w in zip(problem.names, weights, strict=True)
+        ]
+        for axis in axes
+    )
     found = Directions(problem.names, vectors, scaling + (", 1-d parameters too" if include_1d else ""), int(seed))
     if not found.norms.all():
         raise ValueError(
@@ -229,9 +238,22 @@ def gaussian(problem: Problem, seed: int, axis: str) -> Vec:
     directions.
     """
     return [
-        torch.randn(w.shape, generator=generator("direction", seed, axis, name), dtype=torch.float64).to(w)
+        _gaussian(w, generator("direction", seed, axis, name))
         for name, w in zip(problem.names, problem.weights, strict=True)
     ]
+
+
+def _gaussian(like: Tensor, random: torch.Generator) -> Tensor:
+    """What one ``torch.randn`` of the whole shape draws in float64, without holding it in float64.
+
+    Its numbers come in blocks of 16, the last of which may overlap the one before, and singly for a handful.
+    """
+    found = torch.empty(like.numel(), dtype=like.dtype)
+    end = 0
+    while end < len(found):
+        begin, end = end, end + _AT_ONCE if len(found) - end >= _AT_ONCE + 16 else len(found)
+        found[begin:end] = torch.randn(end - begin, generator=random, dtype=torch.float64)
+    return found.view(like.shape).to(like.device)
 
 
 def filter_normalised(directions: Sequence[Tensor], weights: Sequence[Tensor]) -> Vec:
@@ -247,26 +269,40 @@ def filter_normalised(directions: Sequence[Tensor], weights: Sequence[Tensor]) -
 
 def scaled(directions: Sequence[Tensor], weights: Sequence[Tensor], scaling: str, include_1d: bool = False) -> Vec:
     """Directions scaled to the weights; see ``random_directions``."""
-    return [
-        _scaled(d, w, scaling) if w.dim() >= 2 or include_1d else torch.zeros_like(w)
-        for d, w in zip(directions, weights, strict=True)
-    ]
+    return [_scaled(d, w, scaling, include_1d) for d, w in zip(directions, weights, strict=True)]
 
 
-def _scaled(direction: Tensor, weight: Tensor, scaling: str) -> Tensor:
+def _scaled(direction: Tensor, weight: Tensor, scaling: str, include_1d: bool) -> Tensor:
+    if weight.dim() < 2 and not include_1d:
+        return torch.zeros_like(weight)
     found = torch.empty_like(weight)  # in the weight's own memory layout
-    if scaling == "none":
+    if scaling == "none" or not weight.numel():
         return found.copy_(direction)
+    parts = zip(_rows(found), _rows(direction), _rows(weight), strict=True)
     if scaling == "weight":
-        return found.copy_(direction.double() * weight.double())
-    shape = (len(weight), -1) if scaling == "filter" and weight.dim() >= 2 and len(weight) else (1, -1)
-    if not weight.numel():
-        return found
-    flat, reference = direction.double().reshape(shape), weight.double().reshape(shape)
-    mine = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-    theirs = torch.linalg.vector_norm(reference, dim=1, keepdim=True)
-    factor = torch.where(mine > 0, theirs / mine, torch.zeros_like(mine))
-    return found.copy_((flat * factor).view(weight.shape))
+        for to, d, w in parts:
+            to.copy_(d.double() * w.double())
+    elif scaling == "filter" and weight.dim() >= 2:
+        for to, d, w in parts:
+            mine, theirs = (torch.linalg.vector_norm(x.double().flatten(1), dim=1) for x in (d, w))
+            factors = torch.where(mine > 0, theirs / mine, torch.zeros_like(mine))
+            to.copy_(d.double() * factors.view(-1, *[1] * (d.dim() - 1)))
+    else:
+        length = _length(direction)
+        factor = _length(weight) / length if length else 0.0
+        for to, d, _ in parts:
+            to.copy_(d.double() * factor)
+    return found
+
+
+def _rows(x: Tensor) -> tuple[Tensor, ...]:
+    """Slices along dim 0, each of about so many entries as are worked on at once."""
+    x = x if x.dim() else x[None]
+    return x.split(max(1, _AT_ONCE * len(x) // x.numel())) if x.numel() else ()
+
+
+def _length(x: Tensor) -> float:
+    return math.hypot(*(float(torch.linalg.vector_norm(part.double())) for part in _rows(x)))
 
 
 def _where(x: Tensor, mask: Tensor | None, inside: bool) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +19,12 @@ from sharpscope.calls import call_with
 from sharpscope.examples import Examples, cut, on_tensors, tensors_of
 from sharpscope.vectors import generator
 
-__all__ = ["Fold", "displaced", "find_folds", "fold", "folded_model", "private", "same"]
+__all__ = ["Fold", "displace", "find_folds", "fold", "folded_model", "private", "same"]
 
 _BEFORE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _COMPARED = 16  # examples on which a folded model is compared with its model
+_AT_ONCE = 1 << 18  # entries that are displaced at once
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,15 @@ def _of(tensor: Tensor | None) -> Tensor:
 
 
 def same(
-    model: nn.Module, folded: nn.Module, folds: list[Fold], points: Sequence[Mapping[str, Tensor]], batch: Examples
+    model: nn.Module,
+    folded: nn.Module,
+    folds: list[Fold],
+    points: Sequence[Callable[[], Mapping[str, Tensor]]],
+    batch: Examples,
 ) -> bool:
     """Whether the folded model has the outputs of its model, at ``points`` and at random.
 
-    ``points`` are parameters and buffers by name.  At random, every parameter of the model and every statistic of its
+    ``points`` give parameters and buffers by name.  At random, every parameter of the model and every statistic of its
     BatchNorms is displaced by about its own size: a weight that is read elsewhere, or an output, then differs in the
     leading digits, which a step along two directions from an untrained model need not show.  Compared are some examples
     of the batch, in float64 where the model can compute in it; outputs may differ by half of the dtype's digits,
@@ -163,39 +168,63 @@ def same(
     """
     some = cut(batch, slice(0, _COMPARED))
     own = {name: x.detach() for name, x in (*model.named_parameters(), *model.named_buffers())}
-    moved = {name: x.detach() for name, x in model.named_parameters()}
+    moved = [name for name, _ in model.named_parameters()]
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
             buffers = module.named_buffers(recurse=False)
-            moved |= {f"{name}.{leaf}": x for leaf, x in buffers if x.is_floating_point()}
-    every = [*points, *(displaced(moved, seed) for seed in range(2))]
+            moved += [f"{name}.{leaf}" for leaf, x in buffers if x.is_floating_point()]
+    trials: list[tuple[Callable[[], Mapping[str, Tensor]], int | None]] = [(point, None) for point in points]
     for wide in (True, False):
         try:
             with torch.no_grad():
-                return all(_same_at(model, folded, folds, own | dict(point), some, wide) for point in every)
+                return all(
+                    _same_at(model, folded, folds, _copied(own, point(), wide, seed, moved), some, wide)
+                    for point, seed in [*trials, (dict, 0), (dict, 1)]
+                )
         except Exception:  # a model that float64 does not suit, or one that looks at its own layers
             continue
     return False
 
 
-def displaced(values: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Every tensor plus Gaussian noise of half its root mean square (of 1/2 where that is 0); positive ones stay so."""
-    found = {}
-    for name, x in ((name, x.detach()) for name, x in values.items()):
-        noise = torch.randn(x.shape, generator=generator("displaced", seed, name), dtype=torch.float64).to(x) / 2
-        size = float(x.double().square().mean().sqrt()) if x.numel() else 0.0
-        found[name] = x * noise.exp() if name.endswith("running_var") else x + noise * (size or 1.0)
-    return found
+def _copied(
+    own: Mapping[str, Tensor], there: Mapping[str, Tensor], wide: bool, seed: int | None, moved: Sequence[str]
+) -> dict[str, Tensor]:
+    """The values of ``own`` below those of ``there``, displaced where there is a seed."""
+    values = {
+        name: x.to(torch.float64 if wide and x.is_floating_point() else x.dtype, copy=True)
+        for name, x in {**own, **there}.items()
+    }
+    if seed is not None:
+        displace({name: values[name] for name in moved}, seed)
+    return values
+
+
+def displace(values: Mapping[str, Tensor], seed: int) -> None:
+    """Add Gaussian noise of half its root mean square (of 1/2 where that is 0) to every tensor, in place.
+
+    Running variances are multiplied with the exponential of it, and stay positive.
+    """
+    for name, x in values.items():
+        random, rows = generator("displaced", seed, name), x if x.dim() else x[None]
+        parts = rows.split(max(1, _AT_ONCE * len(rows) // max(rows.numel(), 1)))
+        size = math.sqrt(sum(float(part.double().square().sum()) for part in parts) / max(x.numel(), 1))
+        for part in parts:
+            noise = torch.randn(part.shape, generator=random, dtype=torch.float64).to(part) / 2
+            if name.endswith("running_var"):
+                part.mul_(noise.exp_())
+            else:
+                part.add_(noise, alpha=size or 1.0)
 
 
 def _same_at(
     model: nn.Module, folded: nn.Module, folds: list[Fold], values: dict[str, Tensor], batch: Examples, wide: bool
 ) -> bool:
+    """``values`` are private; they are scratch afterwards."""
+
     def cast(x: Tensor) -> Tensor:
         return x.double() if wide and x.is_floating_point() else x
 
     args, kwargs = on_tensors((batch.args, batch.kwargs), cast)
-    values = {name: cast(x).clone() for name, x in values.items()}
     expected = tensors_of(call_with(model, values, args, kwargs))
     found = tensors_of(call_with(folded, fold(folds, values, {}), args, kwargs))
     return len(expected) == len(found) > 0 and all(_near(a, b) for a, b in zip(expected, found, strict=True))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sharpscope.analyzers.ask import Ask, Kept, check_reach, opened
 from sharpscope.analyzers.directions import Directions, random_directions
-from sharpscope.analyzers.fold import displaced
+from sharpscope.analyzers.fold import displace
 from sharpscope.analyzers.forward import Forward
 from sharpscope.analyzers.identity import digest, identified
 from sharpscope.analyzers.rounding import first_points, more_points
@@ -45,33 +45,39 @@ class Plane:
         self.metrics = ask.measures()
         self.weights = problem.weights
         self.batches = problem.draw(ask.examples, generator("surface examples", int(ask.seed)))
-        if not all(bool(w.isfinite().all()) for w in self.weights):
-            self._plain()  # says that it is not finite, where directions would say that they are not
-        self.directions = _directions(problem, ask, len(coordinates))
-        self.axes = [
-            [d.to(w) for d, w in zip(vector, self.weights, strict=True)]
-            for vector in self.directions.vectors[: len(coordinates)]
-        ]
         self.wide = torch.promote_types(problem.dtype, torch.float32)
         check_reach(ask.owner, coordinates, self.wide)
+        self.axes: list[Vec] = []
+        given = _given(problem, ask, len(coordinates))
         self.scratch = [torch.empty_like(w, dtype=self.wide) for w in self.weights]
         self.examples = sum(batch.examples for batch in self.batches)
         refresh = problem.draw(ask.statistics, generator("surface statistics", int(ask.seed)))
         self.refreshed = sum(batch.examples for batch in refresh) if ask.batchnorm == "recompute" else 0
         with problem.guard():
-            self._start(refresh if self.refreshed else None)
+            seconds = self._verified(refresh if self.refreshed else None)
+        self.directions = given or _random(problem, ask, len(coordinates))  # after copies of the weights were tried out
+        self.axes = [
+            [d.to(w) for d, w in zip(vector, self.weights, strict=True)]
+            for vector in self.directions.vectors[: len(coordinates)]
+        ]
+        with problem.guard():
+            self._start(seconds)
 
-    def _start(self, refresh: list[Examples] | None) -> None:
-        """The plain loss at the centre, the way to compute all others, what is kept already."""
+    def _verified(self, refresh: list[Examples] | None) -> float:
+        """The plain loss at the centre, and what computes all others like it; the seconds that the plain one takes."""
         began = time.perf_counter()
         losses, self.denominator = self._plain()
         seconds = time.perf_counter() - began
         self.shares = self._shares()
         self.forward = Forward(self.problem, self.batches, refresh, self.metrics)
-        middle = (0.0,) * len(self.axes)
         first = self.batches[:1]
         references = [losses[: first[0].examples], self.problem.example_losses(self._elsewhere(), first)[0]]
-        self.forward.verify([lambda: self.form(middle), self._elsewhere], references)
+        self.forward.verify([lambda: self.form(()), self._elsewhere], references)
+        return seconds
+
+    def _start(self, seconds: float) -> None:
+        """The way to compute losses, the loss at the centre, what is kept already."""
+        middle = (0.0,) * len(self.axes)
         resume = self.ask.resume
         self.keep = opened(resume)
         kept = None if self.keep is None else self.keep.open(self.about())
@@ -141,13 +147,17 @@ class Plane:
         torch._foreach_copy_(self.scratch, self.weights)
         for coordinate, axis in zip(at, self.axes, strict=True):
             torch._foreach_add_(self.scratch, axis, alpha=float(coordinate))
-        if self.wide == self.problem.dtype or self.forward.half:
-            return self.scratch
-        return [x.to(self.problem.dtype) for x in self.scratch]
+        return self.scratch if self.forward.half else self._typed()
+
+    def _typed(self) -> Vec:
+        """The scratch in the dtype of the model."""
+        return self.scratch if self.wide == self.problem.dtype else [x.to(self.problem.dtype) for x in self.scratch]
 
     def _elsewhere(self) -> Vec:
         """Weights that are displaced at random."""
-        return list(displaced(self.problem.parameters, 0).values())
+        torch._foreach_copy_(self.scratch, self.weights)
+        displace(dict(zip(self.problem.names, self.scratch, strict=True)), 0)
+        return self._typed()
 
     def _losses(self, at: Sequence[float]) -> tuple[Tensor, dict[str, float]]:
         losses, _, metrics = self.forward(self.form(at))
@@ -288,13 +298,11 @@ class Plane:
         return float(rest.std()) * math.sqrt(count) / self.denominator
 
 
-def _directions(problem: Problem, ask: Ask, axes: int) -> Directions:
+def _given(problem: Problem, ask: Ask, axes: int) -> Directions | None:
+    """The directions that were handed over, if they suit; None where random ones are asked for."""
     given = ask.directions
     if not isinstance(given, Directions):
-        try:
-            return random_directions(problem, given, int(ask.seed), count=axes)
-        except ValueError as error:
-            raise ValueError(str(error).replace("random_directions", f"the {ask.owner}", 1)) from None
+        return None
     given.check(problem, f"the {ask.owner}")
     if len(given.vectors) < axes:
         raise ValueError(
@@ -302,6 +310,13 @@ def _directions(problem: Problem, ask: Ask, axes: int) -> Directions:
         )
     given.check_lengths(axes, f"the {ask.owner}")
     return given
+
+
+def _random(problem: Problem, ask: Ask, axes: int) -> Directions:
+    try:
+        return random_directions(problem, str(ask.directions), int(ask.seed), count=axes)
+    except ValueError as error:
+        raise ValueError(str(error).replace("random_directions", f"the {ask.owner}", 1)) from None
 
 
 def _digest_data(batches: Iterable[Examples]) -> str:

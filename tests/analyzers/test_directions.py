@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sharpscope.analyzers.directions import filter_normalised, gaussian
+from sharpscope.analyzers.directions import scaled as scaled_to
 from sharpscope.problem import Problem
+from sharpscope.vectors import generator
 
 # What dim 0 of the weight is, and how many filters there are.
 LAYERS = {
@@ -189,3 +191,21 @@ def test_tensors_of_one_shape_have_directions_of_their_own() -> None:
     problem = problem_of(nn.Sequential(nn.Linear(50, 50, bias=False), nn.Linear(50, 50, bias=False)))
     a, b = (d.flatten() for d in gaussian(problem, 0, "x"))
     assert abs(float((a * b).mean())) < 4 / 50
+
+
+@pytest.mark.parametrize("size", [(3,), (1000, 263), (5, 300000), (2, 700001)])
+def test_large_tensors_are_drawn_and_scaled_in_parts(size: tuple[int, ...]) -> None:
+    """The same numbers as of the whole tensor at once."""
+    layer = nn.Module()
+    layer.weight = nn.Parameter(torch.linspace(-1.0, 2.0, math.prod(size)).reshape(size))
+    problem = problem_of(layer)
+    random = generator("direction", 4, "x", "weight")
+    whole = torch.randn(size, generator=random, dtype=torch.float64).to(layer.weight)
+    (drawn,) = gaussian(problem, 4, "x")
+    assert torch.equal(drawn, whole)
+    weight = layer.weight.detach()
+    rows = weight.norm(dim=1, keepdim=True) / whole.norm(dim=1, keepdim=True) if len(size) > 1 else 0.0
+    factors = {"filter": rows, "layer": weight.norm() / whole.norm() if len(size) > 1 else 0.0, "weight": weight}
+    for scaling, factor in factors.items():
+        (found,) = scaled_to([drawn], [weight], scaling, include_1d=scaling == "weight")
+        torch.testing.assert_close(found, whole * factor, rtol=1e-12, atol=0.0)
