@@ -89,6 +89,11 @@ class Surface(Result):
             return np.ones(self.loss.shape, dtype=bool)
         return np.asarray((self.status == EVALUATED) | (self.status == NONFINITE))
 
+    @property
+    def points(self) -> int:
+        """How many were evaluated."""
+        return int(self.evaluated.sum())
+
     def units(self) -> dict[str, str]:
         """The unit of every array."""
         return _units(self.directions, "alpha", "beta")

@@ -57,7 +57,7 @@ def interactive(
         raise ValueError("interactive got an empty mapping; expected at least one surface, as {label: surface}")
     figure = _figure(named, loss_scale(list(named.values()), vmin=vmin, vmax=vmax, log=log), trajectory, title)
     text: str = figure.to_html(
-        include_plotlyjs=standalone, full_html=standalone, div_id="sharpscope-surface",
+        include_plotlyjs=standalone, full_html=standalone, div_id="sharpscope-surface", default_height="96vh",
         config={"displaylogo": False, "responsive": True},
     )  # fmt: skip
     return text.replace("<head>", f"<head><title>{html.escape(title)}</title>", 1)
