@@ -278,7 +278,7 @@ def hessian(
             or "reverse-over-forward", "forward-over-reverse", "double-backward", "finite-differences" (a last resort:
             it is inexact), or the text ``operator.plan.how`` of another operator, which repeats its products exactly.
         memory: bytes for what products have in common and keep from one to the next (never fewer examples at a time
-            than 32, for its sake); by default a quarter of the memory of the device, at most 4 GiB.  A choice of speed
+            than 32, for its sake); by default a third of the memory of the device, at most 16 GiB.  A choice of speed
             and never of the result; 0 keeps nothing.
 
     A product raises ArithmeticError where it is not finite, ProblemError where all targets are ignored.

@@ -119,7 +119,7 @@ def pieces(batch: Examples, size: int | None) -> list[Examples]:
 
 
 def budget(device: torch.device, memory: int | None) -> int:
-    """Bytes for tapes: ``memory``, or a quarter of what the device has, at most 4 GiB.
+    """Bytes for tapes: ``memory``, or a third of what the device has, at most 16 GiB.
 
     It is a property of the machine and not of the moment, although results do not depend on it.
     """
@@ -133,4 +133,4 @@ def budget(device: torch.device, memory: int | None) -> int:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         total = 8 * 2**30
-    return min(4 * 2**30, total // 4)
+    return min(16 * 2**30, total // 3)
