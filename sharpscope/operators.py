@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sharpscope.examples import Examples
 from sharpscope.masking import Where, mask_of, words
-from sharpscope.pieces import check_count
+from sharpscope.pieces import check_count, check_seed
 from sharpscope.preflight import Noise, Plan, measure_noise, plan
 from sharpscope.problem import Problem
 from sharpscope.products import Curvature, Hessian, Point, fisher_of, ggn_of, with_draws
@@ -289,8 +289,9 @@ def hessian(
     A product raises ArithmeticError where it is not finite, ProblemError where all targets are ignored.
     Raises ProblemError under ``torch.inference_mode``, for a loss that is not finite, differs between two evaluations
     or depends on batches by BatchNorm, and for a mode that does not work for the model; ValueError for another mode
-    and for ``at`` of other shapes.  Where products are compiled, ProblemError for those that cannot be recorded, and
-    from the first product where ``memory`` does not hold all batches and where torch.compile fails.
+    and for ``at`` of other shapes, TypeError for ``at`` that is no tensors.  Where products are compiled, ProblemError
+    for those that cannot be recorded, and from the first product where ``memory`` does not hold all batches and where
+    torch.compile fails.
 
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
@@ -345,6 +346,7 @@ def fisher(
         tensor([64.])
     """
     check_count("fisher", "samples", samples)
+    check_seed("fisher", seed)
     point = Point(problem, at)
     if kind == "empirical":
         return _of(fisher_of(point, "empirical Fisher", False), problem.batches, mode, memory)

@@ -85,8 +85,8 @@ class Tape:
     def __call__(self, vector: Sequence[Tensor]) -> Vec:
         """The result for another vector."""
         values: list[Any] = [*vector, *[None] * (self.slots - len(vector))]
-        for number, x in self.constants.items():
-            values[number] = x
+        for place, constant in self.constants.items():
+            values[place] = constant
         with torch.no_grad():
             for step in self.steps:
                 args, kwargs = fill(step.args, values)
