@@ -24,17 +24,18 @@ _BACKEND = "inductor"
 _ROUNDING = 1e3  # machine epsilons between a tape and its compiled function: operations that are fused round otherwise
 
 
-def compiled(tapes: Sequence[Tape], vector: Vec) -> list[Callable[[Vec], Vec]]:
+def compiled(
+    tapes: Sequence[Tape], vector: Vec, functions: dict[Any, Callable[..., Any]]
+) -> list[Callable[[Vec], Vec]]:
     """The functions that the tapes play, compiled for vectors like ``vector``.
 
-    Every structure is compiled once, which takes from seconds to minutes, and compared with its tape on a random
-    vector.  Raises ProblemError where torch.compile fails or gives another result.
+    Every structure that is not among ``functions`` is compiled, which takes from seconds to minutes, compared with its
+    tape on a random vector, and added.  Raises ProblemError where torch.compile fails or gives another result.
     """
-    functions: dict[Any, Callable[..., Any]] = {}
     found: list[Callable[[Vec], Vec]] = []
     for tape in tapes:
         graph, constants = _graph(tape, len(vector)), [x.detach() for x in tape.constants.values()]
-        key = (graph.code, *((x.shape, x.stride(), x.dtype, x.device) for x in constants))
+        key = (graph.code, *((x.shape, x.stride(), x.dtype, x.device) for x in (*vector, *constants)))
         if key not in functions:
             functions[key] = _compile(graph, constants, tape, vector)
         found.append(functools.partial(_play, functions[key], constants))

@@ -77,7 +77,7 @@ class Sum:
         sums: Vec = [torch.zeros_like(w) for w in point.weights]
         with point.problem.guard(), running(self.curvature):
             if self.compile and not self.compiled:
-                self.compiled = compiled(self._every_tape(direction), direction)
+                self.compiled = compiled(self._every_tape(direction), direction, point.problem.compiled)
             for number in range(len(self.batches)):
                 torch._foreach_add_(sums, self._part(number, direction))
         torch._foreach_div_(sums, self.denominator)

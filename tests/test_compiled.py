@@ -105,7 +105,7 @@ def test_every_kind_of_operation(traced: list[Any]) -> None:
     with torch.no_grad():
         for function in (product, nothing):
             tape = Tape.record(function, vector)[1]
-            (fused,) = compiled.compiled([tape], vector)
+            (fused,) = compiled.compiled([tape], vector, {})
             for found, expected in zip(fused(other), tape(other), strict=True):
                 assert agree(found, expected)
 
@@ -128,6 +128,9 @@ def test_batches_of_one_shape_share_a_function(traced: list[Any]) -> None:
     v = torch.randn(problem.size)
     for _ in range(3):
         assert agree(operator @ v, hessian(problem, mode=MODES[0]) @ v)
+    assert len(traced) == 2
+    at = [w + 1 for w in problem.weights]  # so do operators of one problem
+    assert agree(hessian(problem, mode=ASKED, at=at) @ v, hessian(problem, mode=MODES[0], at=at) @ v)
     assert len(traced) == 2
 
 
