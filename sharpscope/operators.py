@@ -279,8 +279,8 @@ def hessian(
             it is inexact), or the text ``operator.plan.how`` of another operator, which repeats its products exactly.
             Any of them may end in ", compiled", as "auto, compiled": torch.compile makes functions of recorded
             products, once for every shape of batch of a Problem, and each is compared with the product that it
-            replaces.  That takes from seconds to minutes at the first product and gains about a tenth of the time of
-            a product on a CPU, so nothing is compiled that is not asked for; blocks of the operator are not.
+            replaces.  That takes from seconds to minutes at the first product and gains a tenth to a fifth of the
+            time of a product on a CPU, so nothing is compiled that is not asked for; blocks of the operator are not.
             Compiled products agree with others to rounding.
         memory: bytes for what products have in common and keep from one to the next (never fewer examples at a time
             than 32, for its sake); by default a quarter of the memory of the device, at most 4 GiB.  A choice of speed
