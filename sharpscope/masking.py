@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpscope.vectors import flatten
+from sharpscope.vectors import flatten, mismatch
 
 __all__ = ["Where", "mask_of", "words"]
 
@@ -44,13 +44,9 @@ def mask_of(where: Where, text: str, size: int, layout: Mapping[str, Tensor], de
         else:
             parts = _tensors(text, where)
         expected = [tuple(p.shape) for p in tensors]
-    shapes = [tuple(part.shape) for part in parts]
-    if shapes != expected:
-        wrong = next((pair for pair in zip(shapes, expected, strict=False) if pair[0] != pair[1]), None)
-        got, wanted = wrong or (f"{len(parts)} tensors", f"{len(expected)}")
+    if wrong := mismatch(parts, expected):
         raise ValueError(
-            f"the {text} got a mask of {f'shape {got}' if wrong else got}, expected {wanted}: "
-            f"make it of the shapes of the parameters"
+            f"the {text} got a mask of {wrong[0]}, expected {wrong[1]}: make it of the shapes of the parameters"
         )
     if other := [part.dtype for part in parts if part.dtype != torch.bool]:
         raise ValueError(f"the {text} got a mask of {other[0]}, expected torch.bool: use mask.bool()")

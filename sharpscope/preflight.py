@@ -25,6 +25,7 @@ from sharpscope.vectors import Vec, flatten, generator, norm, scale, unflatten
 __all__ = ["Noise", "Plan", "check", "measure_noise", "plan"]
 
 POLICIES = ("auto", "untimed")
+_COMPILED = ", compiled"
 _FEW, _MORE = 6, 16  # examples that are looked at: to check, to time
 _LEAST, _MOST = 32, 128  # examples in one pass: not fewer for lack of memory; not more on a CPU, for its caches
 _FASTER, _GAIN = 1.25, 0.002  # another way must be faster by this factor and by seconds: a close race has one winner
@@ -55,23 +56,25 @@ class Plan:
     cost: float = math.nan  # time of a product in gradients (the faster memory layout); nan where nothing was timed
     error: float = math.nan  # relative distance from a finite difference
     noise: Noise | None = None
+    compiled: bool = False  # whether products are compiled; cost is that of the product before
 
     @property
     def how(self) -> str:
         """All that the last bits of a product depend on: a stored result says it, and ``mode=`` brings it back."""
         layout = ", channels_last" if self.channels_last else ""
-        return f"{self.mode}{layout}{f', {self.size} examples at a time' if self.size else ''}"
+        size = f", {self.size} examples at a time" if self.size else ""
+        return f"{self.mode}{layout}{size}{_COMPILED if self.compiled else ''}"
 
     @staticmethod
     def of(text: str, modes: tuple[str, ...]) -> Plan:
         """The plan of a text.  Raises ValueError for one that is none."""
         mode, *rest = text.split(", ")
         size = next((int(part.split()[0]) for part in rest if part.split()[0].isdigit()), None)
-        found = Plan(mode, "channels_last" in rest, size)
+        found = Plan(mode, "channels_last" in rest, size, compiled="compiled" in rest)
         if mode not in modes or found.how != text or size == 0:
             raise ValueError(
                 f"got mode={text!r}, expected one of {', '.join((*POLICIES, *modes))}, or such a text as "
-                f"operator.how is: change mode"
+                f"operator.plan.how is; {_COMPILED!r} may stand at its end: change mode"
             )
         return found
 
@@ -83,17 +86,22 @@ def plan(curvature: Curvature, batches: list[Examples], mode: str, memory: int) 
         curvature: which matrix.
         batches: the data.
         mode: "auto" takes the fastest correct way, "untimed" the first correct one of a fixed order (so that the same
-            program makes the same choice on every run), a mode or the text of a plan takes that.
+            program makes the same choice on every run), a mode or the text of a plan takes that.  Each of them may end
+            in ", compiled": no policy compiles by itself, as it takes longer than most spectra.
         memory: bytes for tapes, which bound the examples in one pass too.
 
     The choice is made once for a problem, at whatever weights; the loss is checked every time.
 
     Raises ValueError for another mode, ProblemError for a loss that is no function of the weights, not finite or
-    dependent on how examples are batched by BatchNorm, and for a way that is asked for and does not work.
+    dependent on how examples are batched by BatchNorm, and for a way that is asked for and does not work, or cannot be
+    compiled.
     """
     if not isinstance(mode, str):
         raise ValueError(f"got mode={mode!r}, expected one of {', '.join((*POLICIES, *curvature.modes))}: change mode")
-    asked = None if mode in POLICIES else Plan.of(mode, curvature.modes)
+    plain = mode.removesuffix(_COMPILED)
+    asked = None if plain in POLICIES else Plan.of(mode, curvature.modes)
+    if plain != mode:
+        return _compiled(plan(curvature, batches, plain, memory), mode, memory)
     problem = curvature.point.problem
     key = (curvature.name, mode, memory)
     with problem.guard(), running(curvature):
@@ -346,6 +354,17 @@ class _Trial:
     def _wait(self) -> None:
         if self.problem.device.type == "cuda":
             torch.cuda.synchronize(self.problem.device)
+
+
+def _compiled(chosen: Plan, mode: str, memory: int) -> Plan:
+    """The same plan with compiled products, which are those of a tape."""
+    if not chosen.taped or not memory:
+        got = "a product that cannot be recorded" if memory else "memory=0"
+        remedy = "" if memory else "give memory, or "
+        raise ProblemError(
+            f'mode={mode!r} got {got}, expected one that is recorded to be compiled: {remedy}leave "compiled" out'
+        )
+    return dataclasses.replace(chosen, compiled=True)
 
 
 def _clearly(seconds: float, than: float) -> bool:

@@ -73,6 +73,7 @@ class Problem:
         self._parameters = tuple(trainable.values())
         self.device, self.dtype = _one_place(trainable)
         self.plans: dict[tuple[str, str, int], Any] = {}  # how its curvatures are multiplied, by kind, mode and memory
+        self.compiled: dict[Any, Callable[..., Any]] = {}  # their parts that were compiled, by structure
         self.epoch: int | None = None  # steps of one pass through the data, where a DataLoader says so
         if isinstance(data, DataLoader):
             self.epoch = len(data)

@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpscope.examples import Examples, on_tensors
 from sharpscope.problem import Problem, ProblemError
-from sharpscope.vectors import Vec, generator, norm
+from sharpscope.vectors import Vec, generator, mismatch, norm
 
 __all__ = [
     "MODES",
@@ -327,14 +327,12 @@ def _load_forward_mode() -> None:
 
 
 def _check_at(problem: Problem, at: Sequence[Tensor]) -> None:
-    got, expected = [tuple(w.shape) for w in at], [tuple(w.shape) for w in problem.weights]
-    if got != expected:
-        wrong = next((pair for pair in zip(got, expected, strict=False) if pair[0] != pair[1]), None)
-        found, wanted = wrong or (f"{len(got)} tensors", f"{len(expected)}")
-        raise ValueError(
-            f"at= got {f'a tensor of shape {found}' if wrong else found}, expected {wanted}: give one tensor per "
-            f"trainable parameter, in their order"
-        )
+    remedy = "give one tensor per trainable parameter, in their order"
+    other = [at] if not isinstance(at, Iterable) else [w for w in at if not isinstance(w, Tensor)]
+    if other:
+        raise TypeError(f"at= got {type(other[0]).__name__}, expected tensors: {remedy}")
+    if wrong := mismatch(at, [tuple(w.shape) for w in problem.weights]):
+        raise ValueError(f"at= got {wrong[0]}, expected {wrong[1]}: {remedy}")
 
 
 def _leaves(weights: Sequence[Tensor]) -> Vec:

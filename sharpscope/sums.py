@@ -6,11 +6,12 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from sharpscope.compiled import compiled
 from sharpscope.examples import Examples, cut
 from sharpscope.problem import ProblemError, check_autograd
 from sharpscope.products import Curvature, kernels
@@ -30,6 +31,8 @@ class Sum:
         size: most examples in one pass; batches are cut into equal pieces.  None takes them as they are.
         memory: bytes for tapes; a batch whose tape finds no room is computed afresh every time, with the same result.
         taped: whether the function can be played from a tape at all.
+        compile: whether tapes are compiled; then every batch needs one, and a product raises ProblemError where
+            ``memory`` does not hold them all.  Blocks are played as they are: each would be compiled anew.
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class Sum:
         size: int | None,
         memory: int,
         taped: bool = True,
+        compile: bool = False,
     ) -> None:
         self.curvature, self.mode, self.memory, self.taped = curvature, mode, memory, taped and memory > 0
+        self.compile, self.compiled = compile, list[Callable[[Vec], Vec]]()
         self.batches = [piece for batch in batches for piece in pieces(batch, size)]
         self.tapes: list[Tape | None] = [None] * len(self.batches)
         self.used = 0
@@ -71,6 +76,8 @@ class Sum:
         direction = [point.laid(v) for v in unflatten(vector, point.weights)]
         sums: Vec = [torch.zeros_like(w) for w in point.weights]
         with point.problem.guard(), running(self.curvature):
+            if self.compile and not self.compiled:
+                self.compiled = compiled(self._every_tape(direction), direction, point.problem.compiled)
             for number in range(len(self.batches)):
                 torch._foreach_add_(sums, self._part(number, direction))
         torch._foreach_div_(sums, self.denominator)
@@ -84,7 +91,20 @@ class Sum:
         inside = self.curvature.at(self.curvature.point.part(chosen))
         return Sum(inside, self.batches, self.mode, None, max(0, self.memory - self.used), self.taped)
 
+    def _every_tape(self, direction: Vec) -> list[Tape]:
+        for number in range(len(self.batches)):
+            self._part(number, direction)
+            if self.tapes[number] is None:
+                raise ProblemError(
+                    f"a compiled product got memory={self.memory} bytes, which hold {number} of {len(self.batches)} "
+                    f'batches, expected room for all: raise memory=, take fewer examples, or leave "compiled" out of '
+                    f"mode="
+                )
+        return [tape for tape in self.tapes if tape is not None]
+
     def _part(self, number: int, direction: Vec) -> Vec:
+        if self.compiled:
+            return self.compiled[number](direction)
         tape = self.tapes[number]
         if tape is not None:
             return tape(direction)

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sharpscope.vectors import Vec
 
-__all__ = ["Tape", "TapeError"]
+__all__ = ["Tape", "TapeError", "fill"]
 
 _aten = torch.ops.aten
 # Which arguments each output depends on, where not all depend on all: the derivative of a convolution in its input does
@@ -41,7 +41,7 @@ class TapeError(RuntimeError):
 
 
 class _Slot:
-    """Stands for a value that is computed anew."""
+    """Stands for a value: of the vector, a constant, or computed anew."""
 
     __slots__ = ("number",)
 
@@ -52,11 +52,14 @@ class _Slot:
 class Tape:
     """Plays ``function(vector)`` for other vectors of the same shapes.
 
+    The first ``slots`` hold the vector; ``constants`` are tensors by slot, ``steps`` and ``results`` name slots alone.
     ``nbytes`` is what the constants occupy beside tensors that live anyway.
     """
 
-    def __init__(self, steps: list[_Step], results: list[Any], slots: int, nbytes: int) -> None:
-        self._steps, self._results, self._slots, self.nbytes = steps, results, slots, nbytes
+    def __init__(
+        self, steps: list[_Step], results: list[Any], slots: int, constants: dict[int, Tensor], nbytes: int
+    ) -> None:
+        self.steps, self.results, self.slots, self.constants, self.nbytes = steps, results, slots, constants, nbytes
 
     @staticmethod
     def record(function: Callable[[Vec], Vec], vector: Vec, alive: Iterable[Tensor] = ()) -> tuple[Vec, Tape]:
@@ -72,16 +75,21 @@ class Tape:
             found = function(vector)
         results = [recorder.slot(x) for x in found]
         steps = _needed(recorder.steps, results)
+        read = {slot.number for slot in _slots([*(step.args for step in steps), results])}
+        constants = {number: x for number, x in recorder.constants.values() if number in read}
         mine = {_storage(x) for x in alive}
-        kept = {_storage(x): x.untyped_storage().nbytes() for x in _tensors([*(s.args for s in steps), results])}
-        return found, Tape(steps, results, recorder.count, sum(n for key, n in kept.items() if key not in mine))
+        kept = {_storage(x): x.untyped_storage().nbytes() for x in constants.values()}
+        nbytes = sum(n for key, n in kept.items() if key not in mine)
+        return found, Tape(steps, results, recorder.count, constants, nbytes)
 
     def __call__(self, vector: Sequence[Tensor]) -> Vec:
         """The result for another vector."""
-        values: list[Any] = [*vector, *[None] * (self._slots - len(vector))]
+        values: list[Any] = [*vector, *[None] * (self.slots - len(vector))]
+        for place, constant in self.constants.items():
+            values[place] = constant
         with torch.no_grad():
-            for step in self._steps:
-                args, kwargs = _fill(step.args, values)
+            for step in self.steps:
+                args, kwargs = fill(step.args, values)
                 found = step.operation(*args, **kwargs)
                 for number, x in zip(
                     step.outputs, found if isinstance(found, (tuple, list)) else (found,), strict=True
@@ -90,7 +98,7 @@ class Tape:
                         values[number] = x
                 for number in step.last:
                     values[number] = None
-        return list(_fill(self._results, values))
+        return list(fill(self.results, values))
 
 
 class _Step:
@@ -106,7 +114,8 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.numbers: Any = WeakTensorKeyDictionary()
         self.steps: list[_Step] = []
-        self.constants: set[int] = set()
+        self.constants: dict[int, tuple[int, Tensor]] = {}  # by identity, which each keeps by being held
+        self.held: set[int] = set()  # their storages
         self.count = 0
 
     def name(self, x: Tensor) -> int:
@@ -118,8 +127,11 @@ class _Recorder(TorchDispatchMode):
         if isinstance(value, Tensor):
             if value in self.numbers:
                 return _Slot(self.numbers[value])
-            self.constants.add(_storage(value))
-            return value
+            if id(value) not in self.constants:
+                self.constants[id(value)] = (self.count, value)
+                self.held.add(_storage(value))
+                self.count += 1
+            return _Slot(self.constants[id(value)][0])
         if isinstance(value, (tuple, list)):
             return type(value)(self.slot(x) for x in value)
         return {name: self.slot(x) for name, x in value.items()} if isinstance(value, dict) else value
@@ -164,7 +176,7 @@ class _Recorder(TorchDispatchMode):
                 continue
             target = args[place] if place < len(args) else kwargs.get(argument.name)
             for x in _tensors([target]):
-                if x not in self.numbers and (moving or _storage(x) in self.constants):
+                if x not in self.numbers and (moving or _storage(x) in self.held):
                     raise TapeError(f"{func} writes into a tensor that the tape holds")
 
 
@@ -204,12 +216,13 @@ def _slots(value: Any) -> list[_Slot]:
     return [x for item in value for x in _slots(item)] if isinstance(value, (tuple, list)) else []
 
 
-def _fill(value: Any, values: list[Any]) -> Any:
+def fill(value: Any, values: list[Any]) -> Any:
+    """``value`` with what ``values`` holds in place of the slots in it."""
     if type(value) is _Slot:
         return values[value.number]
     if type(value) in (tuple, list):
-        return type(value)([_fill(x, values) for x in value])
-    return {name: _fill(x, values) for name, x in value.items()} if type(value) is dict else value
+        return type(value)([fill(x, values) for x in value])
+    return {name: fill(x, values) for name, x in value.items()} if type(value) is dict else value
 
 
 def _storage(x: Tensor) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ __all__ = [
     "dot",
     "flatten",
     "generator",
+    "mismatch",
     "mix",
     "multiply",
     "norm",
@@ -107,6 +109,15 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Vec:
     """The inverse of ``flatten``: views of ``flat`` with the shapes of ``like``."""
     pieces = torch.split(flat, [x.numel() for x in like])
     return [piece.view(x.shape) for piece, x in zip(pieces, like, strict=True)]
+
+
+def mismatch(a: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> tuple[str, str] | None:
+    """What of tensors (or arrays) got another shape than expected, and what was expected, in words; None if nothing."""
+    got = [tuple(x.shape) for x in a]
+    for found, wanted in zip(got, shapes, strict=False):
+        if found != wanted:
+            return f"shape {found}", f"{wanted}"
+    return None if len(got) == len(shapes) else (f"{len(got)} tensors", f"{len(shapes)}")
 
 
 def mix(*salt: int | str) -> int:

@@ -19,7 +19,19 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 ROWS: list[set[str]] = [
     # the ground: its modules may import each other, as long as there is no cycle
     {"vectors", "schedules", "results", "frames", "distributed", "progress"}
-    | {"bits", "packed", "pieces", "losses", "examples", "calls", "tape", "bounds", "convergence", "masking"},
+    | {
+        "bits",
+        "packed",
+        "pieces",
+        "losses",
+        "examples",
+        "calls",
+        "tape",
+        "compiled",
+        "bounds",
+        "convergence",
+        "masking",
+    },
     {"history"},
     {"problem"},
     {"products"},

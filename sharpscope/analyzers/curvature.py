@@ -13,7 +13,7 @@ from torch import Tensor
 from sharpscope.analyzers.spectrum import Spectrum, operator_of, spectrum
 from sharpscope.analyzers.trace import part_traces
 from sharpscope.operators import Operator
-from sharpscope.pieces import check_count
+from sharpscope.pieces import check_count, check_seed
 from sharpscope.problem import Problem
 from sharpscope.results import Result
 
@@ -88,6 +88,7 @@ def curvature(
     """
     operator = operator_of(problem, "curvature")
     check_count("curvature", "k", k)
+    check_seed("curvature", seed)
     if isinstance(trace_products, bool) or not isinstance(trace_products, int) or trace_products < 2:
         raise ValueError(f"curvature got trace_products={trace_products!r}, expected 2 or more, for an error: raise it")
     if not isinstance(parts, Mapping | None):

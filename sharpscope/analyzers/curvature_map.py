@@ -11,7 +11,7 @@ from sharpscope.analyzers.ask import check_reach
 from sharpscope.analyzers.directions import Directions, random_directions, unit_of
 from sharpscope.analyzers.spectrum import spectrum
 from sharpscope.analyzers.surface import Span, grids
-from sharpscope.operators import hessian
+from sharpscope.operators import Operator, hessian
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Dims, Result
@@ -97,12 +97,7 @@ def curvature_map(
         [[0.5, 0.5], [0.5, 0.5]]
     """
     alpha, beta = grids("curvature map", resolution, span)
-    if not isinstance(directions, Directions):
-        directions = random_directions(problem, directions, seed)
-    directions.check(problem, "the curvature map")
-    if len(directions.vectors) < 2:
-        raise ValueError("the curvature map got one direction, expected two: use first.beside(second)")
-    directions.check_lengths(2, "the curvature map")
+    directions = _pair(problem, directions, seed)
     check_reach("curvature map", (alpha, beta), problem.dtype)
     center: Vec = [w.clone() for w in problem.weights]
     plan = hessian(problem).plan
@@ -115,15 +110,30 @@ def curvature_map(
             at = add(add(center, directions.vectors[0], float(alpha[j])), directions.vectors[1], float(beta[i]))
             found[4, i, j] = problem.loss(at)
             if np.isfinite(found[4, i, j]):
-                operator = hessian(problem, at=at, mode=how)
-                ends = spectrum(operator, 1, tol, seed, which="both", max_products=max_products, progress=False)
-                assert ends.lowest is not None and ends.lowest_residuals is not None
-                values = ends.eigenvalues, ends.lowest, ends.residuals, ends.lowest_residuals
-                found[:4, i, j] = [value[0] for value in values]
-                products += ends.products
+                found[:4, i, j], spent = _ends(hessian(problem, at=at, mode=how), tol, seed, max_products)
+                products += spent
             shown.update(1)
     highest, lowest, highest_error, lowest_error, loss = found
     return CurvatureMap(
         alpha, beta, highest, lowest, highest_error, lowest_error, loss, directions.text, directions.digest,
         directions.seed, tol, products, problem.describe(),
     )  # fmt: skip
+
+
+def _pair(problem: Problem, directions: str | Directions, seed: int) -> Directions:
+    """Two directions of the problem's parameters, of which neither is 0."""
+    if not isinstance(directions, Directions):
+        directions = random_directions(problem, directions, seed)
+    directions.check(problem, "the curvature map")
+    if len(directions.vectors) < 2:
+        raise ValueError("the curvature map got one direction, expected two: use first.beside(second)")
+    directions.check_lengths(2, "the curvature map")
+    return directions
+
+
+def _ends(operator: Operator, tol: float, seed: int, max_products: int) -> tuple[list[float], int]:
+    """Largest and smallest eigenvalue, their errors, and the products spent."""
+    ends = spectrum(operator, 1, tol, seed, which="both", max_products=max_products, progress=False)
+    assert ends.lowest is not None and ends.lowest_residuals is not None
+    values = ends.eigenvalues, ends.lowest, ends.residuals, ends.lowest_residuals
+    return [float(value[0]) for value in values], ends.products

@@ -102,9 +102,10 @@ def trace(
             return _exact(samples, before)
         method, value, stderr = _estimate(samples, products, method)
     squared, squared_stderr = _mean(np.array(samples.squared))
-    frobenius = math.sqrt(squared)
+    frobenius, scale = math.sqrt(squared), samples.scale
+    frobenius_stderr = squared_stderr / (2.0 * frobenius) if frobenius else 0.0
     return Trace(
-        value, stderr, frobenius, squared_stderr / (2.0 * frobenius) if frobenius else 0.0, method,
+        value * scale, stderr * scale, frobenius * scale, frobenius_stderr * scale, method,
         operator.products - before, operator.size, seed, operator.text, *samples.diagonal(),
     )  # fmt: skip
 
@@ -151,14 +152,17 @@ def part_traces(
         for sample in range(products):
             each = samples.signs(sample) * samples.one()
             rows[sample] = [*(float(each[mask].double().sum()) for mask in masks), samples.quadratic[-1]]
-    return rows.mean(axis=0), rows.std(axis=0, ddof=1) / math.sqrt(products)
+    return rows.mean(axis=0) * samples.scale, rows.std(axis=0, ddof=1) / math.sqrt(products) * samples.scale
 
 
 class _Samples:
-    """Products with random signs, and the sums over them."""
+    """Products with random signs, and the sums over them, all of A / ``scale``.
+
+    ``scale`` is 1 or, where squares would leave float64's range, a power of two as large as the first product.
+    """
 
     def __init__(self, operator: Operator, seed: int, diagonal: bool, tick: Callable[[], object]) -> None:
-        self.operator, self.seed, self.tick = operator, seed, tick
+        self.operator, self.seed, self.tick, self.scale = operator, seed, tick, 1.0
         self.quadratic: list[float] = []  # w^T A w
         self.squared: list[float] = []  # |A w|^2
         self.first = np.zeros(operator.size) if diagonal else None
@@ -174,6 +178,10 @@ class _Samples:
         """One more product A w."""
         w = self.signs(len(self.squared))
         product = self.product(w)
+        size = length(product)
+        if size and not any(self.squared) and not 1e-100 < size < 1e100:
+            self.scale = 2.0 ** round(math.log2(size))
+            product = product / self.scale
         self.squared.append(length(product) ** 2)
         self.quadratic.append(dot(w, product))
         if self.first is not None and self.second is not None:
@@ -191,7 +199,7 @@ class _Samples:
     def product(self, vector: Tensor) -> Tensor:
         product = self.operator @ vector
         self.tick()
-        return product
+        return product if self.scale == 1.0 else product / self.scale
 
     def diagonal(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Mean of w * A w and its standard error, each (n,), or None."""
@@ -200,7 +208,8 @@ class _Samples:
         count = len(self.squared)
         mean = self.first / count
         spread = np.maximum(self.second / count - mean**2, 0.0) / max(count - 1, 1)
-        return mean, np.sqrt(spread) if count > 1 else np.full_like(mean, np.nan)
+        stderr = np.sqrt(spread) if count > 1 else np.full_like(mean, np.nan)
+        return mean * self.scale, stderr * self.scale
 
 
 class _Space:

@@ -69,3 +69,49 @@ def test_refusals() -> None:
         ss.track([(2, operator), (1, operator)])
     with pytest.raises(ValueError, match="got seed='a', expected a whole number"):
         ss.spectrum(operator, 1, seed="a")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["auto", "hutchinson", "xtrace"])
+@pytest.mark.parametrize("factor", [1e-160, 1e170])
+def test_traces_of_extreme_scales(method: str, factor: float) -> None:
+    """Squares of products leave float64's range, the trace and its error do not."""
+    matrix = dense(np.r_[np.linspace(-0.1, 0.2, 60), 3, 4])
+    usual = ss.trace(ss.Operator.of(matrix), 20, method=method, diagonal=True)
+    found = ss.trace(ss.Operator.of(matrix * factor), 20, method=method, diagonal=True)
+    assert found.method == usual.method
+    for name in ("value", "stderr", "frobenius", "frobenius_stderr", "diagonal", "diagonal_stderr"):
+        assert getattr(found, name) / factor == pytest.approx(getattr(usual, name), rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1e-160, 1e170])
+def test_traces_of_parts_of_extreme_scales(factor: float) -> None:
+    matrix, first = dense(np.linspace(-1, 2, 40)), torch.arange(40) < 10
+    parts = {"first": first, "rest": ~first}
+    usual, found = (ss.curvature(ss.Operator.of(matrix * f), parts, k=1) for f in (1.0, factor))
+    for name in ("traces", "trace_stderr", "total", "total_stderr"):
+        assert getattr(found, name) / factor == pytest.approx(getattr(usual, name), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", [1.5, True, "a"])
+def test_seeds_are_whole_numbers(seed: object) -> None:
+    problem = ss.Problem(nn.Linear(2, 1), nn.MSELoss(), (torch.ones(3, 2), torch.zeros(3, 1)))
+    operator = ss.hessian(problem, mode="untimed")
+    top = ss.spectrum(operator, 1, vectors=True)
+    text = rf"got seed={seed!r}, expected a whole number: change seed"
+    with pytest.raises(ValueError, match=f"curvature {text}"):
+        ss.curvature(operator, k=1, seed=seed, top=top)
+    for kind in ("empirical", "model"):
+        with pytest.raises(ValueError, match=f"fisher {text}"):
+            ss.fisher(problem, kind, seed=seed)
+
+
+def test_weights_that_are_none_are_refused() -> None:
+    problem = ss.Problem(nn.Linear(2, 1), nn.MSELoss(), (torch.ones(3, 2), torch.zeros(3, 1)))
+    remedy = "give one tensor per trainable parameter, in their order"
+    for at, name in ((3, "int"), ([1.0, 2.0], "float"), ({"weight": torch.ones(1, 2)}, "str")):
+        for make in (ss.hessian, ss.ggn, ss.fisher):
+            with pytest.raises(TypeError, match=f"at= got {name}, expected tensors: {remedy}"):
+                make(problem, at=at)
+    for at, text in (([torch.ones(1, 2)], "1 tensors, expected 2"), ([torch.ones(1, 2)] * 2, r"shape \(1, 2\), exp")):
+        with pytest.raises(ValueError, match=f"at= got {text}.*: {remedy}"):
+            ss.hessian(problem, at=at)
