@@ -130,9 +130,9 @@ def spectrum(
         vectors: keep the Ritz vectors of ``eigenvalues``, (k, n).
         start: an earlier result with ``vectors`` of a similar operator, where to begin, with a tenth of a random
             direction for what it does not hold.  The result is held to the same tolerances, the guard pair's included.
-        starts: random directions that must agree.  One may miss copies of a multiple eigenvalue, or now and then of two
-            that lie as close as ``tol`` (2 to 3 of 100 spectra made of such pairs or triples, 9 of 100 that are dense at
-            their upper end); 2 missed none of them, for two to three times the products.
+        starts: random directions that must agree.  One may miss copies of a multiple eigenvalue, or now and then one of
+            several that lie within 1e-2 of each other (in 2 to 3 of 100 spectra made of such pairs or triples, 9 of 100
+            with a dense upper end); 2 missed none of them, for two to three times the products.
         confirm: "together", or "each": one fresh product per pair gives its true residual.
         basis: most Krylov vectors held at once (memory: basis + 3 vectors); 2 k + 20 by default; for a lower end, which
             takes longer, 2 k + 82 (4 k + 84 for both); at least k + 4.
