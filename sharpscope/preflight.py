@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpscope.examples import Examples, cut
-from sharpscope.problem import ProblemError
+from sharpscope.problem import ProblemError, check_norms
 from sharpscope.products import MODES, Curvature, Hessian, differences
 from sharpscope.sums import pieces, running
 from sharpscope.tape import Tape, TapeError
@@ -129,13 +129,7 @@ def plan(curvature: Curvature, batches: list[Examples], mode: str, memory: int) 
 def check(curvature: Curvature, batch: Examples) -> None:
     """Raise ProblemError unless the loss of a few examples is one finite number that depends on them alone."""
     point = curvature.point
-    for name, module in point.problem.model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
-            raise ProblemError(
-                f"the BatchNorm layer {name!r} got the statistics of each batch in eval mode too, expected running "
-                f"ones, because the loss must not depend on how examples are batched: let it follow eval(), with "
-                f"track_running_stats=True"
-            )
+    check_norms(point.problem.model)
     batch = curvature.laid(cut(batch, slice(0, _FEW)))
     with torch.no_grad():
         first, second = (float(curvature.value(batch)) for _ in range(2))

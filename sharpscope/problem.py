@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ from sharpscope.calls import call_with
 from sharpscope.examples import Examples, ProblemError, as_batches, check_fixed, cut, merge, on_tensors
 from sharpscope.losses import Objective
 from sharpscope.pieces import check_count
-from sharpscope.vectors import Vec
+from sharpscope.vectors import Vec, mismatch
 
-__all__ = ["Problem", "ProblemError", "check_autograd"]
+__all__ = ["Problem", "ProblemError", "check_autograd", "check_norms"]
 
 _GRADIENT_BYTES = 512 * 2**20  # bound on the per-example gradients held at once
 
@@ -95,6 +95,28 @@ class Problem:
         """The trainable parameters of the model by name, in the order of the coordinates."""
         return dict(zip(self.names, self._parameters, strict=True))
 
+    def weights_at(self, at: Sequence[Tensor] | None) -> Vec:
+        """``at`` as a list, the model's own weights if None.
+
+        Raises TypeError for what are no floating-point tensors on the model's device, ValueError for other shapes.
+        """
+        if at is None:
+            return self.weights
+        remedy = "give one tensor per trainable parameter, in their order"
+        found = list(at) if isinstance(at, Iterable) else [at]
+        for x in found:
+            if not isinstance(x, Tensor):
+                raise TypeError(f"at= got {type(x).__name__}, expected tensors: {remedy}")
+        if wrong := mismatch(found, [tuple(w.shape) for w in self.weights]):
+            raise ValueError(f"at= got {wrong[0]}, expected {wrong[1]}: {remedy}")
+        for x in found:
+            if not x.is_floating_point() or x.layout != torch.strided or x.device != self.device:
+                raise TypeError(
+                    f"at= got a tensor of {str(x.dtype).removeprefix('torch.')}, {x.layout}, on {x.device}, expected "
+                    f"{str(self.dtype).removeprefix('torch.')}, torch.strided, on {self.device}: convert it"
+                )
+        return found
+
     @property
     def size(self) -> int:
         """n, the number of trainable entries."""
@@ -106,6 +128,10 @@ class Problem:
             f"{type(self.model).__name__}, {self.objective.name}, {self.examples} examples, "
             f"eval mode, {str(self.dtype).removeprefix('torch.')}"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without compiled functions, which belong to a process."""
+        return {**self.__dict__, "compiled": {}}
 
     def __repr__(self) -> str:
         return f"Problem({self.describe()}, {self.size} parameters on {self.device}, {len(self.batches)} batches)"
@@ -134,7 +160,7 @@ class Problem:
     def loss(self, at: Sequence[Tensor] | None = None) -> float:
         """L at the weights ``at`` (the model's own if None), summed in float64."""
         with self.guard(), torch.no_grad():
-            weights = self.weights if at is None else at
+            weights = self.weights_at(at)
             total, weight = 0.0, 0.0
             for batch in self.batches:
                 if self.objective.kind:  # example by example: what surfaces sum too, and more exact in float32
@@ -153,7 +179,7 @@ class Problem:
         Raises ProblemError for outputs or targets of another shape, of which no such share exists.
         """
         with self.guard(), torch.no_grad():
-            weights = self.weights if at is None else at
+            weights = self.weights_at(at)
             wrong = sum(_wrong(self.outputs(batch, weights), batch.targets) for batch in self.batches)
         return float(wrong / self.examples)
 
@@ -165,7 +191,7 @@ class Problem:
         ``batches`` are other examples than the problem's own.
         """
         with self.guard(), torch.no_grad():
-            weights = self.weights if at is None else at
+            weights = self.weights_at(at)
             single, weight = [], 0.0
             for batch in self.batches if batches is None else batches:
                 outputs = self.outputs(batch, weights)
@@ -181,7 +207,7 @@ class Problem:
         """L and its gradient at ``at``, in one forward and backward pass over the data."""
         check_autograd(self)
         with self.guard(), torch.enable_grad():
-            weights = _leaves(self.weights if at is None else at)
+            weights = _leaves(self.weights_at(at))
             sums: Vec = [torch.zeros_like(w) for w in weights]
             total, weight = 0.0, 0.0
             for batch in self.batches:
@@ -289,6 +315,17 @@ class Problem:
         if not self.objective.mean:
             return total
         return total / weight if weight else float("nan")
+
+
+def check_norms(model: nn.Module) -> None:
+    """Raise ProblemError for a BatchNorm, in eval mode, whose outputs depend on the examples beside each other."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            raise ProblemError(
+                f"the BatchNorm layer {name!r} got the statistics of each batch in eval mode too, expected running "
+                f"ones, because the loss must not depend on how examples are batched: let it follow eval(), with "
+                f"track_running_stats=True"
+            )
 
 
 def check_autograd(problem: Problem) -> None:

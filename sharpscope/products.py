@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpscope.examples import Examples, on_tensors
 from sharpscope.problem import Problem, ProblemError
-from sharpscope.vectors import Vec, generator, mismatch, norm
+from sharpscope.vectors import Vec, generator, norm
 
 __all__ = [
     "MODES",
@@ -70,9 +70,7 @@ class Point:
     ) -> None:
         self.problem, self.channels_last, self.dtype = problem, channels_last, dtype or problem.dtype
         self.objective = problem.objective if dtype is None else problem.objective.to(dtype)
-        if at is not None:
-            _check_at(problem, at)
-        self.everything: Vec = [self.laid(w.detach().clone()) for w in (problem.weights if at is None else at)]
+        self.everything: Vec = [self.laid(w.detach().clone()) for w in problem.weights_at(at)]
         self.chosen = list(range(len(self.everything))) if chosen is None else list(chosen)
         self.weights: Vec = [self.everything[place] for place in self.chosen]
         found = dict(problem.model.named_buffers()) if buffers is None else buffers
@@ -324,15 +322,6 @@ def _load_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
-
-
-def _check_at(problem: Problem, at: Sequence[Tensor]) -> None:
-    remedy = "give one tensor per trainable parameter, in their order"
-    other = [at] if not isinstance(at, Iterable) else [w for w in at if not isinstance(w, Tensor)]
-    if other:
-        raise TypeError(f"at= got {type(other[0]).__name__}, expected tensors: {remedy}")
-    if wrong := mismatch(at, [tuple(w.shape) for w in problem.weights]):
-        raise ValueError(f"at= got {wrong[0]}, expected {wrong[1]}: {remedy}")
 
 
 def _leaves(weights: Sequence[Tensor]) -> Vec:

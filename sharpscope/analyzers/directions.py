@@ -71,14 +71,20 @@ class Directions:
     @property
     def norms(self) -> np.ndarray:
         """(directions,) float64, Euclidean lengths."""
-        return np.sqrt([self._dot(vector, vector) for vector in self.vectors])
+        return np.array([math.hypot(*map(_length, vector)) for vector in self.vectors])
 
     @property
     def cosine(self) -> float:
         """Of the angle between the first two; nan for a single direction or one of length 0."""
         if len(self.vectors) < 2 or not self.norms[:2].all():
             return float("nan")
-        return self._dot(*self.vectors[:2]) / float(self.norms[:2].prod())
+        lengths = self.norms[:2]
+        usual = [1e-140 < length < 1e140 for length in lengths]  # squares stay in float64's range
+        first, second = (
+            vector if plain else [x / length for x in vector]
+            for vector, length, plain in zip(self.vectors[:2], lengths, usual, strict=True)
+        )
+        return self._dot(first, second) / float(lengths[usual].prod())
 
     @property
     def digest(self) -> str:
@@ -284,7 +290,7 @@ def _scaled(direction: Tensor, weight: Tensor, scaling: str, include_1d: bool) -
             to.copy_(d.double() * w.double())
     elif scaling == "filter" and weight.dim() >= 2:
         for to, d, w in parts:
-            mine, theirs = (torch.linalg.vector_norm(x.double().flatten(1), dim=1) for x in (d, w))
+            mine, theirs = (_norms(x.double().flatten(1)) for x in (d, w))
             factors = torch.where(mine > 0, theirs / mine, torch.zeros_like(mine))
             to.copy_(d.double() * factors.view(-1, *[1] * (d.dim() - 1)))
     else:
@@ -302,7 +308,18 @@ def _rows(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _length(x: Tensor) -> float:
-    return math.hypot(*(float(torch.linalg.vector_norm(part.double())) for part in _rows(x)))
+    return math.hypot(*(float(_norms(part.double().reshape(1, -1))) for part in _rows(x)))
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """Euclidean norms of the rows of a (rows, n) float64 tensor, also where squares leave its range."""
+    found: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    if bool(((found > 1e-140) & (found < 1e140)).all()):
+        return found
+    largest = rows.abs().amax(1, keepdim=True)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    found = torch.linalg.vector_norm(rows / scale, dim=1)
+    return found.mul_(scale[:, 0])
 
 
 def _where(x: Tensor, mask: Tensor | None, inside: bool) -> Tensor:

@@ -84,7 +84,7 @@ def find_folds(model: nn.Module, batch: Examples) -> list[Fold]:
         elif type(module) in _NORMS and getattr(module, "running_mean", None) is not None:
             norm_hook(name)
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # tensors with versions
             model(*batch.args, **batch.kwargs)
     finally:
         for handle in handles:

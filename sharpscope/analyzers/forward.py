@@ -55,7 +55,7 @@ class Way:
     def of(text: str) -> Way:
         """Raises ValueError for what is no text of a Way."""
         found = re.fullmatch(
-            r"(contiguous|channels-last), (?:(\d+) at a time|batches as given), (\d+) BatchNorms folded", str(text)
+            r"(contiguous|channels-last), (?:([1-9]\d*) at a time|batches as given), (\d+) BatchNorms folded", str(text)
         )
         if not found:
             raise ValueError(
@@ -98,19 +98,21 @@ class Forward:
         self.size = batches[0].examples  # that the problem takes at a time
 
     def verify(self, points: Sequence[Callable[[], Vec]], references: Sequence[Tensor]) -> None:
-        """Evaluate a copy of the model, and one with its BatchNorms folded, where both give what they should.
+        """Evaluate a copy of the model, with its BatchNorms folded, where that gives what it should.
 
-        ``references`` are the losses of the model itself at these points, on the first batch.  A model that holds
-        functions of itself has copies that are not like it; it is then evaluated itself.
+        ``references`` are the losses of the model itself at these points, of all examples: what else reads a layer's
+        output may show in a late batch only.  A model that holds functions of itself has copies that are not like it;
+        it is then evaluated itself.
         """
         statistics, self.statistics = self.statistics, None
-        every, self.batches = self.batches, self.batches[:1]
-        if self.copied and not self._agrees(points, references):
-            self.copied, self.model = False, self.problem.model
-        self.statistics, self.batches = statistics, every
         if self.copied:
             self._seek_folds(points)
-        elif statistics is not None:
+            if self.folds and not self._agrees(points, references):
+                self.folds, self.folded = [], None
+            if not self.folds and not self._agrees(points, references):
+                self.copied, self.model = False, self.problem.model
+        self.statistics = statistics
+        if not self.copied and statistics is not None:
             raise ValueError(
                 f"batchnorm='recompute' got a {type(self.model).__name__} that copy.deepcopy cannot copy, expected one "
                 f"that it can: use batchnorm='eval'"
@@ -126,7 +128,12 @@ class Forward:
             self.folds, self.folded = [], None
 
     def _agrees(self, points: Sequence[Callable[[], Vec]], references: Sequence[Tensor]) -> bool:
-        found = [self._each(point())[0] for point in points]
+        """Whether losses are those of the model itself, with all folds there are."""
+        usual, self.way = self.way, replace(self.way, folded=len(self.folds))
+        try:
+            found = [self._each(point())[0] for point in points]
+        finally:
+            self.way = usual
         return all(_close(a, b, self.problem.dtype) for a, b in zip(references, found, strict=True))
 
     def choose(self, how: str, seconds: float, at: Callable[[], Vec], half: bool = False) -> None:

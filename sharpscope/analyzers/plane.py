@@ -23,7 +23,7 @@ from sharpscope.analyzers.forward import Forward
 from sharpscope.analyzers.identity import digest, identified
 from sharpscope.analyzers.rounding import first_points, more_points
 from sharpscope.examples import Examples, tensors_of
-from sharpscope.problem import Problem
+from sharpscope.problem import Problem, check_norms
 from sharpscope.vectors import Vec, generator
 
 __all__ = ["Plane"]
@@ -54,6 +54,7 @@ class Plane:
         refresh = problem.draw(ask.statistics, generator("surface statistics", int(ask.seed)))
         self.refreshed = sum(batch.examples for batch in refresh) if ask.batchnorm == "recompute" else 0
         with problem.guard():
+            check_norms(problem.model)
             seconds = self._verified(refresh if self.refreshed else None)
         self.directions = given or _random(problem, ask, len(coordinates))  # after copies of the weights were tried out
         self.axes = [
@@ -70,9 +71,8 @@ class Plane:
         seconds = time.perf_counter() - began
         self.shares = self._shares()
         self.forward = Forward(self.problem, self.batches, refresh, self.metrics)
-        first = self.batches[:1]
-        references = [losses[: first[0].examples], self.problem.example_losses(self._elsewhere(), first)[0]]
-        self.forward.verify([lambda: self.form(()), self._elsewhere], references)
+        elsewhere = self.problem.example_losses(self._elsewhere(), self.batches)[0]
+        self.forward.verify([lambda: self.form(()), self._elsewhere], [losses, elsewhere])
         return seconds
 
     def _start(self, seconds: float) -> None:

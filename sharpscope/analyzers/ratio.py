@@ -14,7 +14,7 @@ from sharpscope.analyzers.parameters import sums_over
 from sharpscope.analyzers.tally import BASES, quantile, tally
 from sharpscope.ascent.perturbations import Ball, Perturbation
 from sharpscope.packed import MaskLike, as_packed
-from sharpscope.pieces import check_piece, resolve
+from sharpscope.pieces import check_piece, check_seed, resolve
 from sharpscope.results import Dims, Result
 from sharpscope.vectors import Vec
 
@@ -288,6 +288,7 @@ def gradient_ratio(
         >>> gradient_ratio(problem, [Ball(0.05), Ball(0.1)]).places
         array([0.05, 0.1 ])
     """
+    check_seed("gradient_ratio", seed)
     single = perturbation is None or not isinstance(perturbation, (list, tuple))
     wanted: list[Any] = [Ball(0.1) if perturbation is None else perturbation] if single else list(perturbation)  # type: ignore[arg-type]
     if not wanted:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sharpscope.examples import cut, merge
-from sharpscope.pieces import check_count, check_range
+from sharpscope.pieces import check_count, check_range, check_seed
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Dims, Result
@@ -119,6 +119,7 @@ def sharpness(
         0.25
     """
     _check(problem, rho, steps, pairs, scaling, eta, m)
+    check_seed("sharpness", seed)
     weights = [w.clone() for w in problem.weights]
     diagonal = None if scaling == "none" else [w.abs() + eta for w in weights]
     shards = [problem] if m is None else list(_shards(problem, m))
