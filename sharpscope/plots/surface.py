@@ -90,12 +90,12 @@ def stated_errors(surface: Surface) -> str:
     """What a picture must say of points that are not exact; empty for a full plane in full precision."""
     said = []
     if (~surface.evaluated).any() and surface.tolerance is not None:
-        part = f"{surface.points} of {surface.loss.size} points (dots)"
-        said.append(f"{part}, error elsewhere {100 * surface.error:.2g} %")
+        said.append(f"{surface.points} of {surface.loss.size} points (dots)")
+        said.append(f"error elsewhere {100 * surface.error:.2g} %")
     if surface.precision_error > 0:
         largest, most = 100 * surface.precision_error, 100 * surface.precision_error_95
-        measured = f"(95 %: {most:.2g} %) on {surface.precision_points} points"
-        said.append(f"{surface.precision}, largest error {largest:.2g} % {measured}")
+        said.append(f"{surface.precision}: error {largest:.2g} % at most")
+        said.append(f"(95 %: {most:.2g} %) on {surface.precision_points} points")
     return "\n".join(said)
 
 
