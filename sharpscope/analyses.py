@@ -30,20 +30,25 @@ from sharpscope.packed import PackedMask
 from sharpscope.problem import Problem
 from sharpscope.results import Result
 from sharpscope.resume import resumable
-from sharpscope.runs import Experiment
+from sharpscope.runs import Experiment, check_data
 from sharpscope.store import Run, StoreError, load, provenance, save, weights_digest
 
 __all__ = ["ANALYSES", "USUAL", "Analysis", "analyze_run", "directions_of", "problem_of"]
 
 
-def problem_of(run: Run, examples: int | None = None, step: int | None = None) -> Problem:
+def problem_of(
+    run: Run, examples: int | None = None, step: int | None = None, root: str | Path | None = None
+) -> Problem:
     """The training loss around weights of a run, on its first ``examples`` training images, un-augmented.
 
-    The weights are the last ones, or those of the checkpoint at ``step``.
+    The weights are the last ones, or those of the checkpoint at ``step``.  ``root`` is the folder of the data where it
+    has moved since the training; data other than those of the training are refused with StoreError.
     """
     experiment = Experiment.of(run.config)
+    experiment = experiment if root is None else dataclasses.replace(experiment, root=str(root))
     _last_step(run)
     images = experiment.images()
+    check_data(run, images)
     network = experiment.network(images)
     network.load_state_dict(run.checkpoint(step)["model"])
     return Problem(network, nn.CrossEntropyLoss(), images.reference(examples))
@@ -102,11 +107,12 @@ class Analysis:
 class _Loaded:
     """The problem of a run, made when it is first asked for: reading the data takes longer than many an analysis."""
 
-    def __init__(self, run: Run, how: Analysis) -> None:
-        self._make = functools.cache(lambda: problem_of(run, how.examples))
+    def __init__(self, run: Run, how: Analysis, root: str | Path | None) -> None:
+        self.at: Callable[[int | None], Problem] = lambda step: problem_of(run, how.examples, step, root)
+        self._last = functools.cache(lambda: self.at(None))
 
     def __call__(self) -> Problem:
-        return self._make()
+        return self._last()
 
 
 def _hessian(problem: Problem) -> Operator:
@@ -146,7 +152,7 @@ def _curvature(run: Run, problem: _Loaded, how: Analysis) -> Curvature:
 
 def _track(run: Run, problem: _Loaded, how: Analysis) -> Track:
     """Over all checkpoints that the run kept."""
-    problems = ((step, _hessian(problem_of(run, how.examples, step))) for step in run.checkpoints())
+    problems = ((step, _hessian(problem.at(step))) for step in run.checkpoints())
     return track(problems, how.k, how.tol, how.seed, progress=how.progress)
 
 
@@ -223,25 +229,31 @@ USUAL = ("spectrum", "surface", "ratio", "ratio_course", "masks", "mask_profile"
 
 
 def analyze_run(
-    run: Run, what: Iterable[str] = USUAL, how: Analysis = Analysis(), *, replace: bool = False
+    run: Run,
+    what: Iterable[str] = USUAL,
+    how: Analysis = Analysis(),
+    *,
+    replace: bool = False,
+    root: str | Path | None = None,
 ) -> dict[str, Result]:
     """Analyse the last weights of a run (of each child, if it has children) and keep the results in it.
 
     An analysis that the run holds already is kept, unless ``replace``; one of other settings is refused.  Returns the
     results of the run itself by name; "masks" and "mask_profile" are absent for a rule without a mask, "ratio_course"
-    where the run keeps fewer than two checkpoints.  The data is read only where something is to be computed.  Raises
-    StoreError for a run without weights, ValueError for a name that is not in ``ANALYSES``.
+    where the run keeps fewer than two checkpoints.  The data is read only where something is to be computed, from
+    ``root`` where it has moved since the training.  Raises StoreError for a run without weights and for other data,
+    ValueError for a name that is not in ``ANALYSES``.
     """
     chosen = list(what)
     unknown = [name for name in chosen if name not in ANALYSES]
     if unknown:
         raise ValueError(f"got the analysis {unknown[0]!r}, expected some of {', '.join(ANALYSES)}: change the name")
     for child in run.children():
-        analyze_run(run.child(child), chosen, how, replace=replace)
+        analyze_run(run.child(child), chosen, how, replace=replace, root=root)
     if run.children():
         return {}
     missing = [name for name in chosen if replace or name not in run.result_names()]
-    problem = _Loaded(run, how)
+    problem = _Loaded(run, how, root)
     for name in chosen:
         if name not in missing:
             _check_kept(run, name, how, problem)

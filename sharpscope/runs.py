@@ -32,7 +32,7 @@ from sharpscope.store import (
 )
 from sharpscope.training import Epoch, Settings, train
 
-__all__ = ["Experiment", "made_by", "train_run"]
+__all__ = ["Experiment", "check_data", "made_by", "train_run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Experiment:
     train: int | None = None  # first so many training images; None for all
     test: int | str | None = None  # as many test images, or "rest": all that is not trained on
     side: int | None = None  # resize the images to so many pixels in height and width
+    keep_best: bool = False  # keep the checkpoint of the lowest test error too, the first of them, beside the last ones
 
     def config(self) -> dict[str, Any]:
         """Plain numbers and texts."""
@@ -82,7 +83,6 @@ def train_run(
     keep_checkpoints: int = 1,
     record_every: int | None = None,
     checkpoint_seconds: float = 0.0,
-    keep_best: bool = False,
     progress: bool | None = None,
     run: Run | None = None,
 ) -> Run:
@@ -97,11 +97,11 @@ def train_run(
             keeps none, and goes on as before where it resumes.
         checkpoint_seconds: epochs that end sooner than so long after the last checkpoint make none, but for the last
             epoch; what is kept of a short run then costs less than its training.
-        keep_best: keep the checkpoint of the lowest test error too, the first of them, beside the last ones.
         progress: show a progress bar; None shows it on a terminal only.
         run: an open, empty run to use instead of ``path``.
 
-    Raises StoreError for a path that exists, and for a run of another configuration, naming what differs.
+    Raises StoreError for a path that exists, and for a run of another configuration or of other data, naming what
+    differs; the folder of the data may be another one.
     """
     if record_every is not None:
         check_count("training", "record_every", record_every)
@@ -113,10 +113,10 @@ def train_run(
     fresh = run is None and not (resume and is_run(path))
     if run is None:
         run = create_run(path, experiment.config(), made_by(experiment, images, network)) if fresh else open_run(path)
-    _check_same(run, experiment)
+    _check_same(run, experiment, images)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
         recorder = _Recorder(run, network, _recorded(run, record_every), experiment.settings)
-        keeping = _Keeping(keep_checkpoints, checkpoint_seconds, keep_best)
+        keeping = _Keeping(keep_checkpoints, checkpoint_seconds, experiment.keep_best)
         _train(run, experiment, images, network, keeping, recorder, progress)
     return run
 
@@ -254,11 +254,23 @@ def _check_network(network: nn.Module, name: str, images: Images | Folder) -> No
         raise models.ModelError(f"the model {name!r} got outputs {shape}, {problem}")
 
 
-def _check_same(run: Run, experiment: Experiment) -> None:
+def _check_same(run: Run, experiment: Experiment, images: Images | Folder) -> None:
+    """Raise StoreError for other settings and other data; the folder of the data may have moved."""
     stored, wanted = leaves(Experiment.of(run.config).config()), leaves(experiment.config())
     for name in {**stored, **wanted}:
-        if stored.get(name) != wanted.get(name):
+        if name != "root" and stored.get(name) != wanted.get(name):
             raise StoreError(
                 f"the run {run.path} was made with {name}={stored.get(name)!r}, expected {wanted.get(name)!r}: "
                 f"use the same settings to resume it, or another --out"
             )
+    check_data(run, images)
+
+
+def check_data(run: Run, images: Images | Folder) -> None:
+    """Raise StoreError for data that a run was not trained on."""
+    was, now = run.provenance().get("data_digest"), f"sha256:{images.digest()}"
+    if was not in (None, now):
+        raise StoreError(
+            f"the run {run.path} was trained on the data {was}, expected the same and got {now}: give the folder of "
+            f"its files with --root"
+        )

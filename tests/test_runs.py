@@ -184,13 +184,43 @@ def test_kept_results_need_no_data(finished: Run, monkeypatch: pytest.MonkeyPatc
 def test_the_best_checkpoint_stays_beside_the_last(tmp_path: Path) -> None:
     """Training with a learning rate that ends far too high: the last epoch is not the best one."""
     settings = Settings("sgd()", epochs=5, batch_size=64, lr=0.02, schedule="step", drop_every=3, drop=200.0)
-    run = train_run(Experiment(settings, train=128, test=256), tmp_path / "run", keep_best=True)
+    run = train_run(Experiment(settings, train=128, test=256, keep_best=True), tmp_path / "run")
     history = run.history
     assert history is not None and history.best < 4 and history.test_error[history.best] == history.test_error.min()
     assert run.checkpoints() == [2 * (history.best + 1), 10]
     assert float(run.checkpoint(run.checkpoints()[0])["curves"]["test_error"][-1]) == history.test_error.min()
+    assert run.config["keep_best"] is True
     again = train_run(Experiment.of(run.config), run.path, resume=True)
-    assert again.checkpoints() == [10]
+    assert again.checkpoints() == run.checkpoints()
+    with pytest.raises(StoreError, match="made with keep_best=True, expected False"):
+        train_run(replace(Experiment.of(run.config), keep_best=False), run.path, resume=True)
+
+
+def test_a_run_goes_on_where_its_data_has_moved_to_but_not_on_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, label in (("here", b"\x04"), ("other", b"\x03")):
+        (tmp_path / place).mkdir()
+        for name in ("data_batch_1.bin", "test_batch.bin"):
+            (tmp_path / place / name).write_bytes(b"".join(label + bytes([i % 251]) * 3072 for i in range(16)))
+    settings = Settings("sgd()", epochs=2, batch_size=8)
+    experiment = Experiment(settings, "cifar10", str(tmp_path / "here"), "convnet(width=2)")
+    added = Run.set_history
+    monkeypatch.setattr(Run, "set_history", lambda run, history: [added(run, history), 1 / 0])
+    with pytest.raises(ZeroDivisionError):
+        train_run(experiment, tmp_path / "run")
+    monkeypatch.undo()
+    run = open_run(tmp_path / "run")
+    assert run.status == "stopped after 1 of 2 epochs"
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(StoreError, match=r"was trained on the data sha256:.*its files with --root"):
+        train_run(replace(experiment, root=str(tmp_path / "other")), run.path, resume=True)
+    train_run(replace(experiment, root=str(tmp_path / "there")), run.path, resume=True)
+    assert run.status == "finished 2 of 2 epochs"
+    light = replace(LIGHT, examples=8, k=1)
+    with pytest.raises(StoreError, match="was trained on the data"):
+        analyze_run(run, ["spectrum"], light, root=tmp_path / "other")
+    assert "spectrum" in analyze_run(run, ["spectrum"], light, root=tmp_path / "there")
 
 
 def test_every_setting_is_stored_and_read(tmp_path: Path) -> None:

@@ -81,9 +81,10 @@ _FLAGS = {  # what each option of `analyze` computes
     help="Products behind the Hessian's diagonal of --masks.",
 )
 @click.option("--seed", default=_ANALYSIS.seed, show_default=True, help="Of starting vectors and directions.")
+@click.option("--root", metavar="DIR", help="Folder of the data files, where they have moved since the training.")
 @click.option("--replace", is_flag=True, help="Compute again what the run holds already.")
 @command
-def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
+def _analyze(run: str, examples: int, root: str | None, replace: bool, **options: Any) -> None:
     """Analyse the last weights of RUN (of each of its children).
 
     Without a choice: spectrum, surface, ratio and masks.  What was killed goes on where it stopped.
@@ -96,7 +97,7 @@ def _analyze(run: str, examples: int, replace: bool, **options: Any) -> None:
     opened = open_run(run)
     chosen = [name for flag, names in _FLAGS.items() if options.pop(flag) for name in names]
     how = Analysis(examples=examples or None, **options)
-    analyze_run(opened, chosen or USUAL, how, replace=replace)
+    analyze_run(opened, chosen or USUAL, how, replace=replace, root=root)
     click.echo(table(opened))
     for name, member in members(opened).items():
         missing = [analysis for analysis in chosen if analysis not in member.result_names()]

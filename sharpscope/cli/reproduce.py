@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any
 
 import click
 
-from sharpscope import recipes
+from sharpscope import data, recipes
 from sharpscope.cli.group import command, main
 from sharpscope.recipes.listing import listing
 from sharpscope.recipes.numbers import FLOPS
-from sharpscope.recipes.read import SCALES, SHARED
+from sharpscope.recipes.read import SCALES, SHARED, families, unknown
 from sharpscope.recipes.theorems import THEOREMS, describe, prove, split
 from sharpscope.recipes.trial import trial
 
@@ -19,7 +20,9 @@ from sharpscope.recipes.trial import trial
 @main.command("reproduce")
 @click.argument("names", nargs=-1, metavar="RECIPES...")
 @click.option("--scale", type=click.Choice(SCALES), default="small", show_default=True, help="This machine, or GPUs.")
-@click.option("--list", "as_list", is_flag=True, help="All recipes with runs, passes and estimated time; run nothing.")
+@click.option(
+    "--list", "as_list", is_flag=True, help="RECIPES, or all, with runs, passes and estimated time; run nothing."
+)
 @click.option("--print", "as_text", is_flag=True, help="Print RECIPES as they are written; run nothing.")
 @click.option("--seeds", type=int, help="Runs per row; the recipe's own number by default.")
 @click.option("--shard", "share", metavar="I/N", help="Only the I-th of N parts of the runs, for array jobs.")
@@ -58,9 +61,10 @@ def _reproduce(
     known = (*recipes.names(), *THEOREMS)
     chosen = known if "all" in names or (as_list and not names) else names
     if not chosen:
-        raise recipes.RecipeError(f"got no recipe, expected some of {', '.join(known)}, or all: name one")
-    for name in set(chosen) - {*known, *(SHARED if as_text else ())}:
-        raise recipes.RecipeError(f"got the recipe {name!r}, expected one of {', '.join(known)}: choose one, or `all`")
+        raise recipes.RecipeError(f"got no recipe, expected some of {families(known)}, or all: name one, see --list")
+    for name in chosen:
+        if name not in {*known, *(SHARED if as_text else ())}:
+            raise unknown(name, known)
     chosen, theorems = split(chosen)
     changes = dict(_change(one) for one in sets)
     words = [f"--seeds {seeds}"] if seeds else []
@@ -72,7 +76,7 @@ def _reproduce(
     if as_list and chosen:
         click.echo(listing(task))
     if (as_text or as_list) and theorems:
-        click.echo(describe(theorems, task))
+        click.echo(f"{chr(10) if as_list and chosen else ''}{describe(theorems, task)}")
     if as_text or as_list:
         return
     if steps is not None and chosen:
@@ -99,12 +103,21 @@ def _roots(given: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in given:
         name, equals, folder = one.partition("=")
-        found |= {name: folder} if equals else dict.fromkeys(("cifar10", "cifar100", "imagenet"), one)
+        if equals and (name not in data.FILED or not folder):
+            raise recipes.RecipeError(
+                f"got --root {one}, expected DIR or DATA=DIR with one of {', '.join(data.FILED)}: change it"
+            )
+        found |= {name: folder} if equals else dict.fromkeys(data.FILED, one)
     return found
 
 
 def _k(given: str) -> float:
     try:
-        return FLOPS[given] if given in FLOPS else float(given)
+        k = FLOPS[given] if given in FLOPS else float(given)
     except ValueError:
-        raise recipes.RecipeError(f"got --flops {given}, expected {', '.join(FLOPS)} or a number such as 0.7") from None
+        k = math.nan
+    if not 0.0 <= k <= 1.0:
+        raise recipes.RecipeError(
+            f"got --flops {given}, expected {', '.join(FLOPS)} or a number from 0 to 1: change it"
+        )
+    return k

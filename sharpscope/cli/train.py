@@ -100,8 +100,8 @@ def _train(
                  --rule "ssam_f(rho=0.1, sparsity=0.5)" --epochs 20 --seed 0 --out runs/ssam
     """
     test = int(test_images) if test_images and test_images.isdecimal() else test_images
-    experiment = Experiment(Settings(**settings), data, root, model, train_images, test, side)
+    experiment = Experiment(Settings(**settings), data, root, model, train_images, test, side, keep_best)
     run = train_run(
-        experiment, out, resume=resume, keep_checkpoints=keep, record_every=record_every, keep_best=keep_best
+        experiment, out, resume=resume, keep_checkpoints=keep, record_every=record_every
     )  # fmt: skip
     click.echo(table(run))

@@ -19,7 +19,7 @@ from sharpscope.data.mnist import fashion_mnist, mnist
 from sharpscope.data.synthetic import SHAPES, synthetic
 
 __all__ = [
-    "DataError", "Folder", "Images", "load", "names",
+    "DataError", "FILED", "Folder", "Images", "load", "names",
     "cifar10", "cifar100", "digits", "fashion_mnist", "imagenet", "mnist", "synthetic",
     "batches", "crop_and_flip", "cutout", "mixup",
 ]  # fmt: skip
@@ -31,6 +31,9 @@ _FOLDERS: dict[str, Callable[[str | Path], Images | Folder]] = {  # root folder 
     "imagenet": imagenet,
     "mnist": mnist,
 }
+
+
+FILED = tuple(_FOLDERS)  # sets that are read from a folder
 
 
 def names() -> tuple[str, ...]:

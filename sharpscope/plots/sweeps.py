@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -33,6 +34,7 @@ def sweep(
     levels: Mapping[str, tuple[float, float]] | None = None,
     log: bool = False,
     scatter: bool = False,
+    slots: bool = False,
     diagonal: bool = False,
     figure: Figure | None = None,
 ) -> Figure:
@@ -45,11 +47,14 @@ def sweep(
         levels: (mean, deviation) of methods that do not vary, drawn across as a line and a band.
         log: logarithmic x.
         scatter: points without lines.
+        slots: points without lines over the values of x one after the other, those of one value side by side.
         diagonal: draw y = x.
         figure: to draw into.
     """
-    figure = canvas(SINGLE_COLUMN + 1.2, 2.9, figure)
+    figure = canvas(DOUBLE_COLUMN if slots else SINGLE_COLUMN + 1.2, 2.9, figure)
     ax = prepare(figure.subplots())
+    if slots:
+        series = _in_slots(series, ax)
     styles = method_styles([*(levels or {}), *series])
     for name, (mean, deviation) in (levels or {}).items():
         style = styles[name]
@@ -61,7 +66,8 @@ def sweep(
         order = np.argsort(one.x, kind="stable")
         ax.errorbar(
             one.x[order], one.mean[order], np.nan_to_num(one.deviation[order]), color=style.color, marker=style.marker,
-            linestyle="" if scatter else style.linestyle, elinewidth=0.7, capsize=1.8, markersize=3.5, label=name,
+            linestyle="" if scatter or slots else style.linestyle, elinewidth=0.7, capsize=1.8, markersize=3.5,
+            label=name,
         )  # fmt: skip
     if diagonal:
         ax.axline((0.0, 0.0), slope=1.0, color=GREY, linewidth=0.8, linestyle="--", label="y = x")
@@ -77,6 +83,25 @@ def sweep(
     if len(handles) > 1:
         figure.legend(handles, labels, loc="outside right upper")
     return figure
+
+
+def _in_slots(series: Mapping[str, Series], ax: Axes) -> dict[str, Series]:
+    """Series over their places: one slot per value of x, as wide as it has points, by series; sets the ticks."""
+    values = np.concatenate([one.x for one in series.values()]).round(9)
+    slot_of, count = np.unique(values, return_inverse=True)[1], len(np.unique(values))
+    order = np.argsort(slot_of, kind="stable")
+    places = np.empty(len(values))
+    places[order] = np.arange(len(values)) + slot_of[order]  # an empty place between two slots
+    ends = [(places[slot_of == slot].min(), places[slot_of == slot].max()) for slot in range(count)]
+    ax.set_xticks([(low + high) / 2 for low, high in ends], [f"{value:g}" for value in np.unique(values)])
+    ax.tick_params(axis="x", length=0)
+    for _, high in ends[:-1]:
+        ax.axvline(high + 1.0, color=GREY, linewidth=0.5, alpha=0.5)
+    ax.set_xlim(-1.0, places.max() + 1.0)
+    parts = np.split(places, np.cumsum([len(one.x) for one in series.values()])[:-1])
+    return {
+        name: Series(place, one.mean, one.deviation) for (name, one), place in zip(series.items(), parts, strict=True)
+    }
 
 
 @styled

@@ -80,7 +80,7 @@ def _one_sweep(recipe: Recipe, own: Sequence[Entry], options: Mapping[str, Any],
     levels = _levels(own, measure) if options.get("ends") else {}
     return sweeps.sweep(
         series, options["label"], _label(recipe), levels=levels, log=options.get("log", False),
-        scatter=options.get("scatter", False),
+        slots=options.get("slots", False),
     )  # fmt: skip
 
 

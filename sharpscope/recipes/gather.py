@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from sharpscope.optimizers.text import parse
 from sharpscope.recipes.numbers import FLOPS, MEASURES, Mean, flops, measure, resolution, sparsity
 from sharpscope.recipes.plan import Cell
 from sharpscope.recipes.read import Column, Recipe
 from sharpscope.recipes.verdicts import Verdict, judged, matching
-from sharpscope.recipes.work import finished
+from sharpscope.recipes.work import Finished
 from sharpscope.store import Run
 
 __all__ = ["ACCOUNTING", "Entry", "entries", "missing", "verdicts"]
@@ -31,21 +30,21 @@ class Entry:
     variables: Mapping[str, float]
 
 
-def missing(cells: Sequence[Cell], out: str | Path) -> list[Cell]:
+def missing(cells: Sequence[Cell], finished: Finished) -> list[Cell]:
     """The cells whose run is not finished."""
-    return [cell for cell in cells if finished(cell, out) is None]
+    return [cell for cell in cells if finished(cell) is None]
 
 
-def entries(recipe: Recipe, cells: Sequence[Cell], out: str | Path, k: float = FLOPS["conventional"]) -> list[Entry]:
+def entries(recipe: Recipe, cells: Sequence[Cell], finished: Finished, k: float = FLOPS["conventional"]) -> list[Entry]:
     """The table of a recipe, all of whose runs are finished.  ``k`` is that of ``numbers.flops``."""
     grouped: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         grouped.setdefault((cell.column.name, cell.row.name), []).append(cell)
-    return [_entry(recipe, tuple(group), out, k) for group in grouped.values()]
+    return [_entry(recipe, tuple(group), finished, k) for group in grouped.values()]
 
 
-def _entry(recipe: Recipe, cells: tuple[Cell, ...], out: str | Path, k: float) -> Entry:
-    runs = tuple(run for cell in cells if (run := finished(cell, out)) is not None)
+def _entry(recipe: Recipe, cells: tuple[Cell, ...], finished: Finished, k: float) -> Entry:
+    runs = tuple(run for cell in cells if (run := finished(cell)) is not None)
     names = dict.fromkeys((*recipe.measures, *ACCOUNTING, *(claim.measure for claim in recipe.claims), "seconds"))
     seeds = tuple(cell.seed for cell in cells)
     values = {

@@ -9,6 +9,7 @@ from sharpscope.recipes.pace import Pace, passes
 from sharpscope.recipes.plan import Cell, unique
 from sharpscope.recipes.read import read
 from sharpscope.recipes.reproduce import Task
+from sharpscope.recipes.work import Finished
 
 __all__ = ["listing"]
 
@@ -17,20 +18,30 @@ def listing(task: Task) -> str:
     """One line per recipe: runs, those still missing, forward-backward pairs, estimated time of the missing ones.
 
     The last line counts runs that recipes share once.  Times are those of training alone, from finished runs in
-    ``task.out`` where there are some, from a timed pass otherwise.
+    ``task.out`` where there are some, from some timed passes otherwise.
     """
     planned = task.cells()
     every = [cell for cells in planned.values() for cell in cells]
-    pace = Pace(task.out)
-    pace.learn(group[0] for group in unique(every))
-    rows = [_row(name, f"{read(name).item}: {read(name).title}", cells, task, pace) for name, cells in planned.items()]
-    rows.append(_row("all of these", "runs that recipes share counted once", every, task, pace))
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    pace, finished = Pace(), Finished(task.out)
+    pace.learn((group[0] for group in unique(every)), finished)
+    rows = [
+        _row(f"{read(name).item}: {read(name).title}", name, cells, pace, finished) for name, cells in planned.items()
+    ]
+    if len(rows) > 1:
+        rows.append(_row("runs that recipes share counted once", "all of these", every, pace, finished))
+    return f"{tabulate(rows, headers='keys', tablefmt='github', disable_numparse=True)}\n\n{_TIMES}"
 
 
-def _row(name: str, title: str, cells: list[Cell], task: Task, pace: Pace) -> dict[str, str]:
+_TIMES = (
+    "Training time: of the missing runs, for one process on this machine, as busy as it is now; from finished runs in "
+    "--out, or from some timed passes without tests. Analyses (spectra, surfaces, masks) and the files come on top: of "
+    "runs that take seconds, as much again or more."
+)
+
+
+def _row(title: str, name: str, cells: list[Cell], pace: Pace, finished: Finished) -> dict[str, str]:
     first = [group[0] for group in unique(cells)]
-    lacking = [group[0] for group in unique(missing(cells, task.out))]
+    lacking = [group[0] for group in unique(missing(cells, finished))]
     return {
         "recipe": name,
         "what": title,

@@ -150,7 +150,7 @@ def _fisher_seconds(run: Run, cell: Cell) -> float:
         samples = int(_of_kind(parse(cell.experiment.settings.rule), Fisher).samples)
     except LookupError:
         return math.nan
-    problem = problem_of(run)
+    problem = problem_of(run, root=cell.experiment.root)
 
     def once(seed: int) -> float:
         began = time.perf_counter()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -16,12 +16,14 @@ from sharpscope.history import History
 from sharpscope.optimizers.text import parse
 from sharpscope.recipes.numbers import expected_extra
 from sharpscope.recipes.plan import Cell
-from sharpscope.recipes.work import finished
+from sharpscope.recipes.work import Finished
 from sharpscope.vectors import generator
 
 __all__ = ["Pace", "passes"]
 
 _SAMPLED = 1000  # steps at most over which a schedule is averaged
+_PASSES = 12  # timed at most, and
+_PATIENCE = 0.5  # seconds for them
 _TIMED = 64  # images at most in a timed pass of a small picture
 _PIXELS = 1 << 16  # of a timed pass, so that large networks do not take minutes
 
@@ -39,19 +41,18 @@ def _extra(rule: str, steps: int) -> float:
 class Pace:
     """Seconds per forward-backward pair by model, data and batch size."""
 
-    def __init__(self, out: str | Path) -> None:
-        self._out = out
+    def __init__(self) -> None:
         self._known: dict[tuple[str, str, int], float] = {}
 
-    def learn(self, cells: Iterable[Cell]) -> None:
-        """Take the pace of every finished run."""
+    def learn(self, cells: Iterable[Cell], finished: Finished) -> None:
+        """Take the pace of every finished run, tests of every epoch included."""
         found: dict[tuple[str, str, int], list[float]] = {}
         for cell in cells:
-            run = finished(cell, self._out)
+            run = finished(cell)
             history = run.history if run else None
             if isinstance(history, History):
                 found.setdefault(_key(cell), []).append(float(history.seconds[-1] / history.passes[-1]))
-        self._known |= {key: sorted(paces)[len(paces) // 2] for key, paces in found.items()}
+        self._known |= {key: statistics.median(paces) for key, paces in found.items()}
 
     def seconds(self, cell: Cell) -> float:
         """Estimated time of a run's training; analyses come on top."""
@@ -66,17 +67,17 @@ def _key(cell: Cell) -> tuple[str, str, int]:
 
 
 def _timed(cell: Cell) -> float:
-    """The second of two passes on made-up images, scaled to the batch size."""
-    shape, classes, _ = SHAPES[cell.experiment.data]
+    """The median of some passes on made-up images after a first one, scaled to the batch size."""
+    shape, classes, _ = SHAPES[cell.experiment.data.removeprefix("synthetic:")]
     batch = cell.experiment.settings.batch_size
     count = max(2, min(batch, _TIMED, _PIXELS // (shape[1] * shape[2] * 16)))
     model = models.build(cell.experiment.model, shape, classes)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(count, *shape, generator=generator("pace"))
     y = torch.arange(count) % classes
-    spent = 0.0
-    for _ in range(2):
+    spent: list[float] = []
+    while len(spent) < 2 or (len(spent) < _PASSES and sum(spent) < _PATIENCE):
         began = time.perf_counter()
         F.cross_entropy(model(x), y).backward()
-        spent = time.perf_counter() - began
-    return spent * batch / count
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent[1:]) * batch / count

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from sharpscope import data
 from sharpscope.analyses import Analysis
 from sharpscope.optimizers.text import parse
 from sharpscope.pieces import check_count
@@ -92,7 +93,7 @@ def plan(
 def _check_changes(recipe: Recipe, scale: str, changes: Mapping[str, Any]) -> None:
     """Refuse what is no setting, what tells the rows apart and what is out of range, before anything is planned."""
     own = {name for row in recipe.rows for name in row.variables}
-    known = (_SETTINGS | _EXPERIMENT) - {"root", "rule", "seed"}
+    known = (_SETTINGS | _EXPERIMENT) - {"root", "rule", "seed", "keep_best"}
     known = known.union(*(column.variables for column in recipe.columns[scale])) - own
     for key in changes if recipe.columns[scale] else ():
         if key in {"rule", "seed"}:
@@ -107,6 +108,8 @@ def _check_changes(recipe: Recipe, scale: str, changes: Mapping[str, Any]) -> No
                 f"{recipe.name} got --set {key}=..., expected one of {', '.join(sorted(known))}: change the name"
             )
     check_count("training", "train", changes.get("train"), optional=True)
+    if changes.get("data", "digits") not in data.names():
+        raise RecipeError(f"got --set data={changes['data']}, expected one of {', '.join(data.names())}: change it")
     for column in recipe.columns[scale]:
         for key in changes.keys() & column.variables.keys():
             if isinstance(column.variables[key], int | float) and not isinstance(changes[key], int | float):

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import functools
 import itertools
 import operator
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
 __all__ = [
-    "SCALES", "SHARED", "Claim", "Column", "Recipe", "RecipeError", "Row", "filled", "names", "read", "settings",
-    "text",
+    "SCALES", "SHARED", "Claim", "Column", "Recipe", "RecipeError", "Row", "families", "filled", "names", "read",
+    "settings", "text", "unknown",
 ]  # fmt: skip
 
 SCALES = ("small", "paper")
@@ -110,8 +111,29 @@ def _order(name: str) -> tuple[bool, bool, str, int]:
 def text(name: str) -> str:
     """The TOML of a recipe.  Raises RecipeError for a name that is none."""
     if name not in (*names(), *SHARED):
-        raise RecipeError(f"got the recipe {name!r}, expected one of {', '.join(names())}: choose one, or `all`")
+        raise unknown(name, names())
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def unknown(name: str, known: Sequence[str]) -> RecipeError:
+    """The error of a name that is none of ``known``: it tells their families, and the name that is nearest.
+
+    >>> print(unknown("ssam-tabel1", names()))  # doctest: +ELLIPSIS
+    got the recipe 'ssam-tabel1', expected one of ssam-table1 ... ssam-table9, ssam-figure1 ...: take ssam-table1...
+    """
+    near = difflib.get_close_matches(name, known, 1)
+    remedy = f"take {near[0]}, or another that --list tells" if near else "take one that --list tells, or `all`"
+    return RecipeError(f"got the recipe {name!r}, expected one of {families(known)}: {remedy}")
+
+
+def families(known: Sequence[str]) -> str:
+    """Names in short: the first and the last of those that differ in a number alone.
+
+    >>> families(["a-table1", "a-table2", "a-table3", "b-theorem"])
+    'a-table1 ... a-table3, b-theorem'
+    """
+    groups = [list(group) for _, group in itertools.groupby(known, lambda name: name.rstrip("0123456789"))]
+    return ", ".join(" ... ".join(dict.fromkeys((group[0], group[-1]))) for group in groups)
 
 
 def _folder() -> Traversable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from sharpscope.recipes.drawings import draw
 from sharpscope.recipes.gather import entries, missing, verdicts
 from sharpscope.recipes.numbers import FLOPS
 from sharpscope.recipes.plan import Cell, plan, shard, unique
-from sharpscope.recipes.read import read
+from sharpscope.recipes.read import RecipeError, read
 from sharpscope.recipes.table import write_summary, write_tables
-from sharpscope.recipes.work import work
+from sharpscope.recipes.work import Finished, work
 
 __all__ = ["Task", "report", "reproduce"]
 
@@ -62,22 +63,36 @@ def reproduce(
     Returns the files written.  Raises RecipeError and what reading data, training and analysing raise.
     """
     planned = task.cells()
+    _check_writable(task.figures)
     groups = unique(cell for cells in planned.values() for cell in cells)
     work(shard(groups, share), task.out, progress, say)
     return report(task, say)
+
+
+def _check_writable(folder: str) -> None:
+    """Raise RecipeError, before hours of training, for a folder that cannot take the tables."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RecipeError(
+            f"got the folder of figures {folder!r} ({error.strerror}), expected one that can be written: change "
+            f"--figures"
+        ) from None
 
 
 def report(task: Task, say: Callable[[str], object] = lambda text: None) -> list[Path]:
     """Tables and figures of every recipe whose runs are all there; nothing is run."""
     written: list[Path] = []
     judged = []
+    finished = Finished(task.out)
     for name, cells in task.cells().items():
-        lacking = missing(cells, task.out)
+        lacking = missing(cells, finished)
         if lacking:
-            say(f"{name}: {len(lacking)} of {len(cells)} runs are missing, no table yet")
+            say(f"{name}: {len(lacking)} of {len(cells)} runs are missing, no table yet: reproduce makes them")
             continue
         recipe = read(name)
-        found = entries(recipe, cells, task.out, task.k)
+        found = entries(recipe, cells, finished, task.k)
         decided = verdicts(recipe, found)
         judged += [(recipe, column, verdict) for column, verdict in decided]
         command = f"sharpscope reproduce {name} --scale {task.scale}{task.command}"

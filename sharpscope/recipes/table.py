@@ -153,7 +153,7 @@ def _page(recipe: Recipe, command: str, scale: str, k: float, table: str, verdic
 def _told(experiment: object) -> str:
     config = experiment.config()  # type: ignore[attr-defined]
     own = {**config, **config["settings"]}
-    hidden = {"settings", "root", "rule", "seed"}
+    hidden = {"settings", "root", "rule", "seed", "keep_best"}
     return ", ".join(f"{name} {value}" for name, value in own.items() if name not in hidden and value is not None)
 
 

@@ -30,20 +30,24 @@ def split(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def describe(names: Sequence[str], task: Task) -> str:
-    """A row per case: theorem, rule, problem, steps, seeds, and whether its result is there."""
-    rows = [
-        {
-            "recipe": name,
-            "theorem": TEXTS[case.theorem][0],
-            "rule": repr(case.rule),
-            "problem": case.problem,
-            "steps": str(case.steps),
-            "seeds": str(case.seeds),
-            "there": "yes" if (_kept(task, name) / case.file).exists() else "no",
-        }
-        for name in names
-        for case in cases(name, task.scale, task.seeds)
-    ]
+    """A row per theorem: its methods and problems, each method on each problem being a case, and the cases missing."""
+    rows = []
+    for name in names:
+        planned = cases(name, task.scale, task.seeds)
+        for theorem in dict.fromkeys(case.theorem for case in planned):
+            own = [case for case in planned if case.theorem == theorem]
+            rows.append(
+                {
+                    "recipe": name,
+                    "theorem": TEXTS[theorem][0],
+                    "methods": "; ".join(dict.fromkeys(case.method for case in own)),
+                    "problems": "; ".join(dict.fromkeys(case.problem for case in own)),
+                    "cases": str(len(own)),
+                    "missing": str(sum(not (_kept(task, name) / case.file).exists() for case in own)),
+                    "steps": str(own[0].steps),
+                    "seeds": str(own[0].seeds),
+                }
+            )
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 

@@ -15,7 +15,7 @@ from sharpscope.recipes.plan import Cell, unique
 from sharpscope.recipes.read import RecipeError, read
 from sharpscope.recipes.reproduce import Task
 from sharpscope.recipes.table import write_tables
-from sharpscope.recipes.work import work
+from sharpscope.recipes.work import Finished, work
 
 __all__ = ["trial"]
 
@@ -38,11 +38,12 @@ def trial(task: Task, steps: int, say: Callable[[str], object] = lambda text: No
             small = list(reversed(chosen.values()))
             work(unique(small), folder, progress=False)
             recipe = read(name)
-            found = entries(recipe, small, folder, task.k)
+            found = entries(recipe, small, Finished(folder), task.k)
             decided = verdicts(recipe, found)
             paths = write_tables(recipe, found, decided, Path(folder, "table"), "", task.scale, task.k)
             paths += draw(recipe, found, Path(folder, "table"))
-            say(f"{name}: {len(small)} runs of {steps} steps, {len(paths)} files, {time.monotonic() - began:.1f} s")
+            said = f"{name}: {len(small)} runs of {steps} steps, {len(paths)} files"
+            say(f"{said}, {time.monotonic() - began:.1f} s; tried out, nothing is kept")
 
 
 def _kind(cell: Cell) -> tuple[str, str, str]:

@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
 from sharpscope.analyses import analyze_run
 from sharpscope.data import DataError
 from sharpscope.recipes.plan import Cell
+from sharpscope.recipes.read import RecipeError
 from sharpscope.runs import train_run
-from sharpscope.store import Run, is_run, open_run
+from sharpscope.store import Run, StoreError, open_run
 
-__all__ = ["finished", "work"]
+__all__ = ["Finished", "work"]
 
 PAUSE = 10.0  # seconds of work that a kill may cost
 
 
-def finished(cell: Cell, out: str | Path) -> Run | None:
-    """The run of a cell where it is trained and analysed to the end, None otherwise."""
-    path = Path(out, cell.folder)
-    if not is_run(path):
-        return None
-    run = open_run(path)
-    if not (run.status or "").startswith("finished"):
-        return None
-    return run if not _lacking(run, cell) else None
+class Finished:
+    """The finished runs of a folder, each opened once: what is finished later is not seen.
+
+    Called with a cell: its run where it is trained and analysed to the end, None otherwise.  Raises RecipeError for a
+    run that cannot be read.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self._out = Path(out)
+        self._trained: dict[str, tuple[Run, set[str]] | None] = {}  # run and results by folder
+
+    def __call__(self, cell: Cell) -> Run | None:
+        if cell.folder not in self._trained:
+            self._trained[cell.folder] = self._opened(self._out / cell.folder)
+        found = self._trained[cell.folder]
+        return found[0] if found and not _lacking(*found, cell) else None
+
+    def _opened(self, path: Path) -> tuple[Run, set[str]] | None:
+        if not path.exists():
+            return None
+        try:
+            run = open_run(path)
+            return (run, set(run.result_names())) if (run.status or "").startswith("finished") else None
+        except StoreError as error:
+            raise RecipeError(f"{error}, or remove {path}: the run is then made again") from error
 
 
-def _lacking(run: Run, cell: Cell) -> list[str]:
-    """Analyses that a run still needs; those of masks only where there is a mask."""
-    there = set(run.result_names())
+def _lacking(run: Run, there: Container[str], cell: Cell) -> list[str]:
+    """Analyses that a run still needs, beside the results ``there``; those of masks only where there is a mask."""
     wanted = [name for name in cell.analyses if name not in there]
     return [name for name in wanted if name not in {"masks", "mask_profile"} or run.mask_steps()]
 
@@ -49,9 +65,11 @@ def work(
         progress: show progress bars; None shows them on a terminal only.
         say: told one line per run that is made.
 
-    Raises DataError before anything is run where a data set cannot be read, naming where it is to be had.
+    Raises DataError before anything is run where a data set cannot be read, naming where it is to be had, and
+    RecipeError for a run that is damaged.
     """
-    missing = [cells for cells in groups if any(finished(cell, out) is None for cell in cells)]
+    finished = Finished(out)
+    missing = [cells for cells in groups if any(finished(cell) is None for cell in cells)]
     _check_data(cells[0] for cells in missing)
     passes = sum(cells[0].steps for cells in missing)
     done, began = 0, time.monotonic()
@@ -65,8 +83,8 @@ def work(
         path = Path(out, first.folder)
         run = train_run(first.experiment, path, resume=True, checkpoint_seconds=PAUSE, progress=progress)
         for cell in cells:
-            if lacking := _lacking(run, cell):
-                analyze_run(run, lacking, cell.analysis)
+            if lacking := _lacking(run, run.result_names(), cell):
+                analyze_run(run, lacking, cell.analysis, root=cell.experiment.root)
         done += first.steps
 
 

@@ -77,20 +77,23 @@ def run_theorem(
             losses, squares = _run(known, rule, rate, steps, batch if theorem.startswith("ssam") else 0, seed + number)
             rows.append(_quantity(theorem, losses - known.minimum, squares, rate)[kept - 1])
             shown.update()
-    constants = {"L": known.smoothness, "l": known.sample_smoothness, "gap": _gap(known)}
-    if theorem.startswith("ssam"):
-        constants |= {"G": known.gradient, "sigma^2": known.noise / batch, "eta_0": value_at(rate, 0)}
-        constants |= {"rho_0": value_at(form.rho, 0), "batch": float(batch)}
-    else:
-        constants |= {"alpha_0": value_at(rate, 0), "rho": value_at(form.rho, 0), "weight": form.weight}
-        constants |= {"p": float(np.mean([value_at(form.p, t) for t in range(steps)]))}
-        constants |= {"pl": known.pl} if known.pl is not None else {}
     measured, (bound, published, direct) = np.stack(rows), bounds
     return Convergence(
         kept, measured, bound[kept - 1], published[kept - 1], None if direct is None else direct[kept - 1],
         _window(theorem, kept, bound[kept - 1], measured, _gap(known)), theorem != "rst-2",
-        *THEOREMS[theorem], repr(rule), known.name, constants,
+        *THEOREMS[theorem], repr(rule), known.name, _constants(theorem, known, form, rate, steps, batch),
     )  # fmt: skip
+
+
+def _constants(theorem: str, known: Known, form: Form, rate: Number, steps: int, batch: int) -> dict[str, float]:
+    """What the bound was computed from, by its symbol."""
+    constants = {"L": known.smoothness, "l": known.sample_smoothness, "gap": _gap(known)}
+    if theorem.startswith("ssam"):
+        constants |= {"G": known.gradient, "sigma^2": known.noise / batch, "eta_0": value_at(rate, 0)}
+        return constants | {"rho_0": value_at(form.rho, 0), "batch": float(batch)}
+    constants |= {"alpha_0": value_at(rate, 0), "rho": value_at(form.rho, 0), "weight": form.weight}
+    constants |= {"p": float(np.mean([value_at(form.p, t) for t in range(steps)]))}
+    return constants | ({"pl": known.pl} if known.pl is not None else {})
 
 
 def _run(known: Known, rule: Rule, rate: Number, steps: int, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,15 @@ from scipy import stats
 
 from sharpscope import recipes
 from sharpscope.cli import main
+from sharpscope.recipes import work
+from sharpscope.recipes.listing import listing
 from sharpscope.recipes.numbers import Mean
 from sharpscope.recipes.plan import folder, shard, unique
 from sharpscope.recipes.read import Claim, filled
 from sharpscope.recipes.verdicts import RULE, RULES, Verdict, judged
 from sharpscope.runs import Experiment
 from sharpscope.settings import Settings
+from sharpscope.store import open_run
 
 QUICK = {"epochs": 2, "train": 64, "test": 32}
 WORDS = ["--seeds", "2", *(f"--set={key}={value}" for key, value in QUICK.items())]
@@ -99,7 +103,7 @@ def test_killed_and_finished_in_shards_gives_the_same_table(whole: Path, tmp_pat
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "figures").exists()
+    assert not list((tmp_path / "figures").iterdir())
     for part in ("2/2", "1/2"):
         words = ["--shard", part, "--out", tmp_path / "runs", "--figures", tmp_path / "figures"]
         said = call("rst-table3", *WORDS, *words)
@@ -147,17 +151,20 @@ def test_a_trial_at_the_papers_shapes() -> None:
 def test_print_list_and_overrides(tmp_path: Path) -> None:
     assert 'item = "Table 1"' in call("ssam-table1", "--print")
     listed = call("rst-table1", "--list", "--out", tmp_path)
-    assert "rst-table1" in listed and "training time" in listed
+    assert "rst-table1" in listed and "Training time: of the missing runs" in listed and "all of these" not in listed
     planned = recipes.plan(recipes.read("rst-table1"), "small", 1, {"lr": 0.3, "rho": 0.7})
     assert planned[1].experiment.settings.lr == 0.3 and "0.7" in planned[1].experiment.settings.rule
 
 
 def test_errors_are_one_sentence(tmp_path: Path) -> None:
     out = ["--out", tmp_path]
-    assert "got the recipe 'ssam-table10', expected one of ssam-table1" in refusal("ssam-table10", *out)
+    assert "got the recipe 'ssam-tabel1', expected one of ssam-table1 ... ssam-table9, ssam-figure1 ..." in (
+        refusal("ssam-tabel1", *out)
+    )
+    assert "rst-figure9, ssam-theorem, rst-theorem: take ssam-table1, or another" in refusal("ssam-tabel1", *out)
+    assert "take one that --list tells, or `all`" in refusal("?", *out)
     assert "got no recipe" in refusal(*out)
     assert "expected I/N with 1 <= I <= N" in refusal("rst-table1", "--shard", "3/2", *out)
-    assert "rst-figure9, ssam-theorem, rst-theorem: choose one" in refusal("ssam-table10", *out)
     text = refusal("rst-figure2", "--set", "speed=1", *out)
     listed = text.partition("expected one of ")[2].partition(":")[0].split(", ")
     assert {"epochs", "rho"} <= set(listed) and not {"rule", "seed", "root", "p"} & set(listed)
@@ -172,7 +179,48 @@ def test_errors_are_one_sentence(tmp_path: Path) -> None:
     assert "got data set 'cifar10' without a root" in text
     assert "cifar-10-binary.tar.gz; unpack them and add --root cifar10=DIR" in text
     assert "is not a folder" in refusal("rst-table1", "--scale", "paper", "--root", tmp_path / "none", *out)
-    assert "expected conventional, paper or a number" in refusal("rst-table1", "--flops", "all", *out)
+    for k in ("all", "nan", "-3", "1.5"):
+        assert "expected conventional, paper or a number from 0 to 1" in refusal("rst-table1", "--flops", k, *out)
+    for root in ("cifar=x", "cifar10="):
+        assert f"got --root {root}, expected DIR or DATA=DIR with one of cifar10," in refusal("all", "--root", root)
+    assert "mnist: got no train-images-idx3-ubyte" in refusal(
+        "rst-table1", "--set", "data=mnist", "--root", tmp_path / "none", *out
+    )
+    for words in ([], ["--list"]):
+        text = refusal("rst-table1", "--set", "data=none", *words, *out)
+        assert "got --set data=none, expected one of cifar10," in text
+    (tmp_path / "file").write_text("")
+    text = refusal("rst-table1", *WORDS, *out, "--figures", tmp_path / "file")
+    assert "(File exists), expected one that can be written: change --figures" in text
+    assert not list(tmp_path.glob("digits*"))  # before anything was trained
+
+
+def test_a_damaged_run_is_named_with_the_remedy(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "runs", tmp_path / "runs")
+    out = [*WORDS, "--out", tmp_path / "runs", "--figures", tmp_path / "figures"]
+    damaged = next((tmp_path / "runs").glob("*/history.h5"))
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    for words in (["--list"], []):
+        text = refusal("rst-table3", *out, *words)
+        assert f"or remove {damaged.parent}: the run is then made again" in text
+    shutil.rmtree(damaged.parent)
+    assert "[1/1]" in call("rst-table3", *out)
+    assert still(tmp_path / "figures") == still(whole / "figures")
+
+
+def test_every_run_is_opened_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(work, "open_run", lambda path: opened.append(path) or open_run(path))
+    settings = recipes.Task(("rst-table3", "rst-table1"), seeds=2, out=str(whole / "runs"), changes=QUICK)
+    assert "| 0 " in listing(settings) and len(opened) == len(set(opened)) == 6
+
+
+def test_draw_tells_what_is_missing(tmp_path: Path) -> None:
+    script = [sys.executable, str(Path(__file__).parents[2] / "figures/draw.py"), "--out", str(tmp_path)]
+    done = subprocess.run([*script, "rst-tabel1"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("Error: got the recipe 'rst-tabel1'"), done.stderr
+    done = subprocess.run([*script, "rst-table1", "--runs", str(tmp_path)], capture_output=True, text=True)
+    assert "6 of 6 runs are missing, no table yet: reproduce makes them" in done.stdout
 
 
 def test_variables() -> None:
