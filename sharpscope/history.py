@@ -16,7 +16,7 @@ __all__ = ["History", "Steps"]
 class History(Result):
     """Curves of one training run; entry e describes the state after epoch e + 1."""
 
-    dims: ClassVar[Dims] = {"train_loss test_loss test_error learning_rate passes seconds": "epoch"}
+    dims: ClassVar[Dims] = {"train_loss test_loss test_error learning_rate passes seconds test_top5": "epoch"}
 
     rule: str  # text of the resolved rule
     epochs: int  # epochs asked for; ``len(train_loss)`` were finished
@@ -28,6 +28,7 @@ class History(Result):
     learning_rate: np.ndarray  # (e,) float64, at the epoch's last step
     passes: np.ndarray  # (e,) float64, forward-backward pairs since the start
     seconds: np.ndarray  # (e,) float64, wall time since the start, without evaluation
+    test_top5: np.ndarray | None = None  # (e,) float64, share not among the five largest outputs; beyond 100 classes
 
     @property
     def test_stderr(self) -> np.ndarray:
@@ -41,7 +42,8 @@ class History(Result):
 
     def scalars(self) -> dict[str, Any]:
         """The settings, and every curve at its last epoch."""
-        curves = ("train_loss", "test_loss", "test_error", "test_stderr", "learning_rate", "passes", "seconds")
+        curves = ["train_loss", "test_loss", "test_error", "test_stderr", "learning_rate", "passes", "seconds"]
+        curves += [] if self.test_top5 is None else ["test_top5"]
         ends = {name: float(getattr(self, name)[-1]) for name in curves if len(self.train_loss)}
         return {"rule": self.rule, "epochs": len(self.train_loss)} | ends
 

@@ -69,7 +69,9 @@ def train(
     total = settings.total(steps)
     optimizer, scheduler = _optimizer(model, images, settings, steps)
     empty = [np.zeros(0) for _ in _CURVES]
+    top5 = np.zeros(0) if len(images.classes) > _MANY else None
     history = History(repr(optimizer.rule), -(-total // steps), steps, images.sizes[1], *empty)
+    history = dataclasses.replace(history, test_top5=top5)
     if start is not None:
         history = _restore(start, model, optimizer, scheduler, history)
     done = len(history.train_loss)
@@ -94,8 +96,8 @@ def train(
                 summed, seen = summed + loss * len(y), seen + len(y)
                 shown.update(1)
             used += time.perf_counter() - began
-            row = (summed / seen, *_tested(model, images.tests()), lr, optimizer.passes, used)
-            history = _appended(history, row)
+            tested, deeper = _tested(model, images.tests(), deep=top5 is not None)
+            history = _appended(history, (summed / seen, *tested, lr, optimizer.passes, used, *deeper))
             on_epoch(
                 Epoch(optimizer.steps, history, optimizer.masks(), _snapshot(model, optimizer, scheduler, history))
             )
@@ -104,12 +106,17 @@ def train(
 
 def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
     """Mean cross-entropy and share of wrong answers in eval mode; the model's mode is left as it was."""
-    return _tested(model, [(inputs, targets)])
+    return _tested(model, [(inputs, targets)])[0]
 
 
-def _tested(model: nn.Module, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean cross-entropy and share of wrong answers of all parts together, each read, asked once and let go."""
-    loss, wrong, examples = 0.0, 0, 0
+def _tested(
+    model: nn.Module, parts: Iterable[tuple[Tensor, Tensor]], deep: bool = False
+) -> tuple[tuple[float, float], tuple[float, ...]]:
+    """Mean cross-entropy and share of wrong answers of all parts together, each read, asked once and let go.
+
+    ``deep`` adds the share of examples whose class is not among the five largest outputs.
+    """
+    loss, wrong, missed, examples = 0.0, 0, 0, 0
     for part in parts:
         problem = Problem(model, nn.CrossEntropyLoss(), part)
         with problem.guard(), torch.no_grad():
@@ -117,8 +124,10 @@ def _tested(model: nn.Module, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[f
                 outputs = problem.outputs(batch, problem.weights)
                 loss += float(problem.objective.each(outputs, batch.targets).double().sum())
                 wrong += int((outputs.argmax(1) != batch.targets).sum())
+                if deep:
+                    missed += int((outputs.topk(5).indices != batch.targets[:, None]).all(1).sum())
         examples += problem.examples
-    return loss / examples, wrong / examples
+    return (loss / examples, wrong / examples), ((missed / examples,) if deep else ())
 
 
 def _batches(images: Images | Folder, settings: Settings, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -149,12 +158,17 @@ def _private_random(model: nn.Module) -> Any:
 
 
 _CURVES = ("train_loss", "test_loss", "test_error", "learning_rate", "passes", "seconds")
+_MANY = 100  # classes; where there are more, top-5 errors are told too
+
+
+def _curves(history: History) -> dict[str, np.ndarray]:
+    deeper = {} if history.test_top5 is None else {"test_top5": history.test_top5}
+    return {name: getattr(history, name) for name in _CURVES} | deeper
 
 
 def _appended(history: History, row: tuple[float, ...]) -> History:
-    curves: dict[str, Any] = {
-        name: np.append(getattr(history, name), value) for name, value in zip(_CURVES, row, strict=True)
-    }
+    pairs = zip(_curves(history).items(), row, strict=True)
+    curves: dict[str, Any] = {name: np.append(curve, value) for (name, curve), value in pairs}
     return dataclasses.replace(history, **curves)
 
 
@@ -166,7 +180,7 @@ def _snapshot(
             "model": dict(model.state_dict()),
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
-            "curves": {name: getattr(history, name) for name in _CURVES},
+            "curves": _curves(history),
         }
 
     return snapshot

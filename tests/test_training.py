@@ -97,6 +97,24 @@ def test_curves_say_what_happened(images: Images) -> None:
     assert curves.test_stderr[-1] == pytest.approx(np.sqrt(error * (1 - error) / 60))
 
 
+def test_top_five_errors_of_many_classes() -> None:
+    """Beyond 100 classes; a resumed run has the curve too."""
+    x, y = torch.randn(240, 1, 4, 4, dtype=torch.float32), torch.arange(240) % 120
+    few = Images("made", x[:120], y[:120], x[120:], y[120:], tuple(map(str, range(120))))
+    made, again = (nn.Sequential(nn.Flatten(), nn.Linear(16, 120)).float() for _ in range(2))
+    again.load_state_dict(made.state_dict())
+    kept: list[dict[str, object]] = []
+    settings = Settings("sgd()", epochs=3, batch_size=40, lr=0.5)
+    curves = train(made, few, settings, on_epoch=lambda epoch: kept.append(copy.deepcopy(epoch.checkpoint())))
+    with torch.no_grad():
+        outputs = made(few.test_inputs)
+    ranks = (outputs > outputs.gather(1, few.test_targets[:, None])).sum(1)
+    assert curves.test_top5 is not None and curves.test_top5.shape == (3,)
+    assert curves.test_top5[-1] == float((ranks >= 5).double().mean()) < curves.test_error[-1]
+    assert curves.scalars()["test_top5"] == curves.test_top5[-1]
+    assert np.array_equal(train(again, few, settings, start=kept[0]).test_top5, curves.test_top5)
+
+
 def test_augmented_training_is_reproducible() -> None:
     rng = torch.Generator().manual_seed(1)
     x = torch.randn(40, 3, 8, 8, generator=rng, dtype=torch.float32)

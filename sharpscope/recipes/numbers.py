@@ -184,6 +184,7 @@ MEASURES: dict[str, _Measure] = {
     "accuracy": _Measure(
         "test accuracy (%)", ".2f", lambda run, cell: 100.0 * (1.0 - float(_history(run).test_error[-1]))
     ),
+    "top-5": _Measure("top-5 error (%)", ".2f", lambda run, cell: _top5(run)),
     "train_loss": _Measure("training loss", ".4f", lambda run, cell: float(_history(run).train_loss[-1])),
     "lambda_1": _Measure("lambda_1", ".3g", lambda run, cell: float(_spectrum(run).eigenvalues[0])),
     "lambda_ratio": _Measure("lambda_1/lambda_5", ".3g", lambda run, cell: _spectrum(run).ratio),
@@ -201,6 +202,12 @@ MEASURES: dict[str, _Measure] = {
     "passes": _Measure("passes per step", ".3f", lambda run, cell: _passes(run)),
     "seconds": _Measure("seconds", ".2f", lambda run, cell: float(_history(run).seconds[-1]), time=True),
 }
+
+
+def _top5(run: Run) -> float:
+    """nan for up to 100 classes, where it is not told."""
+    found = _history(run).test_top5
+    return math.nan if found is None else 100.0 * float(found[-1])
 
 
 def resolution(name: str, runs: Sequence[Run], cells: Sequence[Cell]) -> float:

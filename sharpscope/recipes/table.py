@@ -55,7 +55,7 @@ def _rows(recipe: Recipe, found: Sequence[Entry], scale: str, k: float) -> Rows:
                 row[MEASURES[name].label] = _shown(entry.values[name], MEASURES[name].form)
                 row |= _beside(recipe, entry, name, scale, several)
         for _, quantity in recipe.published:
-            if quantity in {"formula", "top-5"}:
+            if quantity == "formula":
                 row |= _beside(recipe, entry, quantity, scale, several)
         row[f"FLOPs, k = {k:.3g}"] = f"{entry.values['flops'].mean:.2f}"
         row |= _beside(recipe, entry, "flops", scale, several)
