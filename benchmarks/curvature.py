@@ -1,8 +1,8 @@
 """``make bench-curvature``: certified spectra beside other tools, on a ResNet-20 trained on CIFAR-10.
 
-``python -m benchmarks.curvature 500`` runs one part: 500, 2000 (images), power, density, own, memory,
-along, fine, layers, starts.  The trained network is kept in runs/bench-resnet20; SHARPSCOPE_CIFAR10 names the folder of
-the CIFAR-10 files.  Times are processor seconds of one thread, which other programs disturb least.
+``python -m benchmarks.curvature 500`` runs one part: 500, 2000 (images), power, density, whole, own, memory, along,
+fine, layers, starts.  The trained network is kept in runs/bench-resnet20; SHARPSCOPE_CIFAR10 names the folder of the
+CIFAR-10 files.  Times are processor seconds of one thread, which other programs disturb least.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.func import functional_call, grad
 
 import sharpscope as ss
-from benchmarks.report import medians, write
+from benchmarks._peers import (
+    LOSS,
+    curvlinops_operator,
+    curvlinops_top,
+    eigenthings_top,
+    pyhessian_top,
+    tensors,
+    trained,
+)
+from benchmarks._report import medians, write
 from sharpscope import models
 from sharpscope.analyses import problem_of
 from sharpscope.analyzers.lanczos import thick_restart
-from sharpscope.runs import Experiment, train_run
-from sharpscope.training import Settings
 
-ROOT = os.environ.get("SHARPSCOPE_CIFAR10", Path(__file__).resolve().parents[2] / "shared/data/cifar-10-batches-bin")
-RUN, LOSS = Path("runs/bench-resnet20"), nn.CrossEntropyLoss()
 EIGENTHINGS = 18  # steps of hessian-eigenthings: about the fewest after which its five pairs are at 1e-3
 
 
@@ -58,12 +60,6 @@ print((kilobytes("VmHWM") - before) * 1024 / (4 * n))
 """
 
 
-def trained() -> ss.Run:
-    """ResNet-20 after ten epochs of SGD, with all its checkpoints."""
-    settings = Settings("sgd()", epochs=10, batch_size=128, lr=0.1)
-    return train_run(Experiment(settings, "cifar10", str(ROOT), "resnet20"), RUN, resume=True, keep_checkpoints=11)
-
-
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -72,11 +68,6 @@ def seconds(call: Callable[[], Any]) -> float:
     began = time.process_time()
     call()
     return time.process_time() - began
-
-
-def tensors(problem: ss.Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = problem.batches
-    return torch.cat([b.args[0] for b in batches]), torch.cat([b.targets for b in batches])
 
 
 def fastest_gradient(problem: ss.Problem, runs: int) -> float:
@@ -90,61 +81,6 @@ def fastest_gradient(problem: ss.Problem, runs: int) -> float:
     found = medians(timed, runs=runs, warm=1)
     say(f"gradients: {found}")
     return min(found.values())
-
-
-def curvlinops_operator(problem: ss.Problem, batch: int) -> Any:
-    from curvlinops import HessianLinearOperator
-
-    x, y = tensors(problem)
-    data = list(zip(x.split(batch), y.split(batch), strict=True))
-    return HessianLinearOperator(problem.model, LOSS, list(problem.model.parameters()), data, check_deterministic=False)
-
-
-def curvlinops_top(problem: ss.Problem, batch: int) -> tuple[np.ndarray, int, float]:
-    """Values, products and seconds of curvlinops under ARPACK, at its tol=1e-3."""
-    matrix, count = curvlinops_operator(problem, batch).to_scipy(dtype=np.float32), [0]
-    inner = matrix.matvec
-
-    def product(v: np.ndarray) -> np.ndarray:
-        count[0] += 1
-        return inner(v)
-
-    from scipy.sparse.linalg import LinearOperator
-
-    counted = LinearOperator(matrix.shape, matvec=product, dtype=np.float32)
-    start = np.random.default_rng(0).standard_normal(matrix.shape[0]).astype(np.float32)
-    began = time.process_time()
-    found = eigsh(counted, k=5, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)
-    return np.sort(found)[::-1], count[0], time.process_time() - began
-
-
-def pyhessian_top(problem: ss.Problem) -> tuple[np.ndarray, float]:
-    from pyhessian import hessian as theirs
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        began = time.process_time()
-        found = theirs(problem.model, LOSS, data=tensors(problem), cuda=False).eigenvalues(tol=1e-3, top_n=5)[0]
-    for parameter in problem.model.parameters():
-        parameter.grad = None
-    return np.array(found), time.process_time() - began
-
-
-def eigenthings_top(problem: ss.Problem, batch: int, steps: int) -> tuple[np.ndarray, int, float, int]:
-    """Values, products, seconds and converged pairs of hessian-eigenthings: it makes as many steps as it is told."""
-    from hessian_eigenthings import HessianOperator, lanczos, supervised_loss
-
-    x, y = tensors(problem)
-    data = list(zip(x.split(batch), y.split(batch), strict=True))
-    operator = HessianOperator(problem.model, data, supervised_loss(LOSS))
-    began = time.process_time()
-    found = lanczos(operator, k=5, max_iter=steps, tol=1e-3, which="LA", reorthogonalize=True, seed=0)
-    return (
-        np.sort(found.eigenvalues.numpy())[::-1],
-        int(found.iterations),
-        time.process_time() - began,
-        int(found.converged.sum()),
-    )
 
 
 def shown(values: np.ndarray) -> str:
@@ -240,6 +176,22 @@ def density() -> None:
     )
     ratio = f"{found['ours'] / found['theirs']:.2f}"
     report("curvature, density", [(f"density, per probe of {steps} steps: sharpscope / curvlinops", "<= 0.6", ratio)])
+
+
+def whole() -> None:
+    """Ten probes of 80 steps, of few images so that the peer takes minutes; ours with the top five deflated."""
+    from curvlinops.papyan2020traces.spectrum import lanczos_approximate_spectrum
+
+    problem = problem_of(trained(), 25)
+    problem.model.eval()
+    operator, other = ss.hessian(problem), curvlinops_operator(problem, 25)
+    operator @ torch.randn(operator.size)
+    ours = seconds(lambda: ss.density(operator, 10, 80, top=5))
+    theirs = seconds(
+        lambda: lanczos_approximate_spectrum(other, 80, num_points=1024, num_repeats=10, boundaries=(-10.0, 300.0))
+    )
+    text = f"10 probes x 80 steps, top five and error band included, 25 images ({ours:.0f} s): sharpscope / curvlinops"
+    report("curvature, density, whole", [(text, "<= 0.6", f"{ours / theirs:.2f}")])
 
 
 def own() -> None:
@@ -402,6 +354,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "2000": lambda: top(2000),
     "power": power,
     "density": density,
+    "whole": whole,
     "own": own,
     "memory": memory,
     "along": along,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import sharpscope as ss
-from benchmarks.report import write
+from benchmarks._report import write
 from sharpscope import models
 from sharpscope.analyzers.tally import tally
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sharpscope as ss
-from benchmarks.report import medians, write
+from benchmarks._report import medians, write
 from sharpscope import models
 from sharpscope.ascent.masks import Evolving, Top
 from sharpscope.ascent.scores import Random

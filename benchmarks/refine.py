@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import sharpscope as ss
-from benchmarks.report import write
+from benchmarks._report import write
 from sharpscope import data, models
 from sharpscope.analyzers.refine import INTERPOLATED, Refined, refine
 

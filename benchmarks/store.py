@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import medians, write
+from benchmarks._report import medians, write
 from sharpscope import models
 from sharpscope.store import create_run, open_run
 from sharpscope.store.files import fsync_folder

@@ -21,8 +21,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import sharpscope as ss
-from benchmarks.curvature import say, tensors, trained
-from benchmarks.report import medians, write
+from benchmarks._peers import tensors, trained
+from benchmarks._report import medians, write
+from benchmarks.curvature import say
 from sharpscope.analyses import problem_of
 from sharpscope.analyzers.ask import Ask
 from sharpscope.analyzers.plane import Plane

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.report import RESULTS, write
+from benchmarks._report import RESULTS, write
 from tests.store.campaigns import OPERATIONS, run_campaigns, strace
 from tests.store.test_store_hostile import TRICKS
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.report import medians, write
+from benchmarks._report import medians, write
 from sharpscope import data, models
 from sharpscope.data import Images
 from sharpscope.runs import Experiment
