@@ -285,7 +285,7 @@ def test_streamed_images_train_as_those_in_memory(tmp_path: Path) -> None:
     for model in nets[1:]:
         model.load_state_dict(nets[0].state_dict())
     curves = train(nets[0], folder, settings, on_epoch=lambda epoch: kept.append(copy.deepcopy(epoch.checkpoint())))
-    train(nets[1], replace(folder, workers=2), settings)
+    train(nets[1], replace(folder, workers=1), settings)
     train(nets[2], folder, settings, start=kept[0])
     assert same(nets[0], nets[1]) and same(nets[0], nets[2])
     assert curves.test_examples == 12 and curves.test_error[-1] == 0.0

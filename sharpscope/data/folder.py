@@ -181,10 +181,15 @@ def imagenet(root: str | Path, workers: int | None = None) -> Folder:
             f"both, so complete the folders (the validation images must be sorted into classes)."
         )
     if workers is None:
-        workers = min(16, (os.cpu_count() or 1) - 1)
+        workers = min(16, _cores() - 1)
     return Folder(
         "imagenet", files[0], targets[0], files[1], targets[1], tuple(names[0]), (marks[0], marks[1]), workers=workers
     )
+
+
+def _cores() -> int:
+    """Those that this process may use: a scheduler's job has fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _scan(folder: Path, classes: Sequence[str]) -> tuple[list[tuple[str, int]], str]:
