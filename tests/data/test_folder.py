@@ -89,6 +89,7 @@ def test_random_crops_cover_8_to_100_percent_and_both_directions(tmp_path: Path)
     assert 70 < flips < 130
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_the_same_batches_for_any_number_of_workers(root: Path, rng_guard: Callable[[], None]) -> None:
     one, two = ([*small(root, workers).feed(4, 3, 1)] for workers in (0, 2))
     for (x, y), (other, target) in zip(one, two, strict=True):
