@@ -10,6 +10,7 @@ and LaTeX, and the times.  The theorems' are written by `sharpscope reproduce ss
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from sharpscope import recipes
 
@@ -24,6 +25,10 @@ def main() -> None:
         "--out", default="figures", metavar="DIR", help="where figures and tables go (default: figures)"
     )
     given = parser.parse_args()
+    if not Path(given.runs).is_dir():
+        parser.exit(
+            1, f"Error: got --runs {given.runs}, expected a folder of runs: name one, or make them (reproduce)\n"
+        )
     names = recipes.names() if "all" in given.names else tuple(given.names)
     told = f" --seeds {given.seeds}" if given.seeds else ""
     task = recipes.Task(names, given.scale, given.seeds, out=given.runs, figures=given.out, command=told)

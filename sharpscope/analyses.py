@@ -33,7 +33,7 @@ from sharpscope.resume import resumable
 from sharpscope.runs import Experiment, check_data
 from sharpscope.store import Run, StoreError, load, provenance, save, weights_digest
 
-__all__ = ["ANALYSES", "USUAL", "Analysis", "analyze_run", "directions_of", "problem_of"]
+__all__ = ["ANALYSES", "USUAL", "Analysis", "analyze_run", "check_kept", "directions_of", "problem_of"]
 
 
 def problem_of(
@@ -309,8 +309,15 @@ def _settings_of(result: Result) -> dict[str, Any]:
     return {}
 
 
+def check_kept(run: Run, names: Iterable[str], how: Analysis, root: str | Path | None = None) -> None:
+    """Raise StoreError where one of the analyses that a run holds was asked for with other settings than ``how``."""
+    problem, there = _Loaded(run, how, root), run.result_names()
+    for name in names:
+        if name in there:
+            _check_kept(run, name, how, problem)
+
+
 def _check_kept(run: Run, name: str, how: Analysis, problem: _Loaded) -> None:
-    """Raise StoreError where a stored analysis is not the one that is asked for."""
     asked: dict[str, Any] = {**dataclasses.asdict(how), "perturbation": repr(Ball(how.rho))}
     for setting, value in _settings_of(run.results[name]).items():
         if setting == "problem" and f", {how.examples} examples, " in value:

@@ -113,7 +113,8 @@ def train_run(
     fresh = run is None and not (resume and is_run(path))
     if run is None:
         run = create_run(path, experiment.config(), made_by(experiment, images, network)) if fresh else open_run(path)
-    _check_same(run, experiment, images)
+    check_settings(run, experiment)
+    check_data(run, images)
     with _not_left_empty(run) if fresh else contextlib.nullcontext(), run.lock():
         recorder = _Recorder(run, network, _recorded(run, record_every), experiment.settings)
         keeping = _Keeping(keep_checkpoints, checkpoint_seconds, experiment.keep_best)
@@ -254,8 +255,8 @@ def _check_network(network: nn.Module, name: str, images: Images | Folder) -> No
         raise models.ModelError(f"the model {name!r} got outputs {shape}, {problem}")
 
 
-def _check_same(run: Run, experiment: Experiment, images: Images | Folder) -> None:
-    """Raise StoreError for other settings and other data; the folder of the data may have moved."""
+def check_settings(run: Run, experiment: Experiment) -> None:
+    """Raise StoreError for other settings than those of the run; the folder of the data may have moved."""
     stored, wanted = leaves(Experiment.of(run.config).config()), leaves(experiment.config())
     for name in {**stored, **wanted}:
         if name != "root" and stored.get(name) != wanted.get(name):
@@ -263,7 +264,6 @@ def _check_same(run: Run, experiment: Experiment, images: Images | Folder) -> No
                 f"the run {run.path} was made with {name}={stored.get(name)!r}, expected {wanted.get(name)!r}: "
                 f"use the same settings to resume it, or another --out"
             )
-    check_data(run, images)
 
 
 def check_data(run: Run, images: Images | Folder) -> None:

@@ -54,7 +54,8 @@ class Settings:
         for name in ("epochs", "batch_size", "drop_every"):
             check_count("training", name, getattr(self, name))
         check_count("training", "steps", self.steps, optional=True)
-        for name in ("lr", "momentum", "weight_decay", "drop", "mixup", "warmup", "cutout"):
+        check_range("training", "momentum", self.momentum, 0.0, 1.0, open_high=True)
+        for name in ("lr", "weight_decay", "drop", "mixup", "warmup", "cutout"):
             check_range("training", name, getattr(self, name), 0.0)
         for name in ("warmup", "cutout"):
             if int(getattr(self, name)) != getattr(self, name):

@@ -114,7 +114,7 @@ def _tested(
 ) -> tuple[tuple[float, float], tuple[float, ...]]:
     """Mean cross-entropy and share of wrong answers of all parts together, each read, asked once and let go.
 
-    ``deep`` adds the share of examples whose class is not among the five largest outputs.
+    ``deep`` adds the share of examples whose class is not among the five largest outputs; ties count for the class.
     """
     loss, wrong, missed, examples = 0.0, 0, 0, 0
     for part in parts:
@@ -125,7 +125,8 @@ def _tested(
                 loss += float(problem.objective.each(outputs, batch.targets).double().sum())
                 wrong += int((outputs.argmax(1) != batch.targets).sum())
                 if deep:
-                    missed += int((outputs.topk(5).indices != batch.targets[:, None]).all(1).sum())
+                    own = outputs.gather(1, batch.targets[:, None])
+                    missed += int(((outputs > own).sum(1) >= 5).logical_or_(own[:, 0].isnan()).sum())
         examples += problem.examples
     return (loss / examples, wrong / examples), ((missed / examples,) if deep else ())
 
@@ -196,5 +197,7 @@ def _restore(
     model.load_state_dict(start["model"])
     optimizer.load_state_dict(start["optimizer"])
     scheduler.load_state_dict(start["scheduler"])
-    curves: dict[str, Any] = start["curves"]
+    curves: dict[str, Any] = dict(start["curves"])
+    if history.test_top5 is not None:  # a checkpoint from before these were told has none
+        curves.setdefault("test_top5", np.full(len(curves["train_loss"]), np.nan))
     return dataclasses.replace(history, **curves)

@@ -62,8 +62,8 @@ def _reproduce(
     chosen = known if "all" in names or (as_list and not names) else names
     if not chosen:
         raise recipes.RecipeError(f"got no recipe, expected some of {families(known)}, or all: name one, see --list")
-    for name in chosen:
-        if name not in {*known, *(SHARED if as_text else ())}:
+    for name in (*names, *chosen):
+        if name not in {*known, "all", *(SHARED if as_text else ())}:
             raise unknown(name, known)
     chosen, theorems = split(chosen)
     changes = dict(_change(one) for one in sets)

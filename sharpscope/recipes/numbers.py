@@ -102,9 +102,8 @@ def _history(run: Run) -> History:
     return history
 
 
-def _passes(run: Run) -> float:
-    history = _history(run)
-    return float(history.passes[-1]) / (history.steps_per_epoch * len(history.passes))
+def _passes(run: Run, cell: Cell) -> float:
+    return float(_history(run).passes[-1]) / cell.steps
 
 
 def _spectrum(run: Run) -> Spectrum:
@@ -190,7 +189,7 @@ MEASURES: dict[str, _Measure] = {
     "lambda_ratio": _Measure("lambda_1/lambda_5", ".3g", lambda run, cell: _spectrum(run).ratio),
     "below_zero": _Measure("share of r < 0 (%)", ".1f", lambda run, cell: _share_below_zero(run)),
     "surface": _Measure("median loss of the surface", ".3f", lambda run, cell: _surface_loss(run)),
-    "extra": _Measure("Delta-eta realised", ".3f", lambda run, cell: _passes(run) - 1.0),
+    "extra": _Measure("Delta-eta realised", ".3f", lambda run, cell: _passes(run, cell) - 1.0),
     "expected": _Measure(
         "Delta-eta expected",
         ".3f",
@@ -199,7 +198,7 @@ MEASURES: dict[str, _Measure] = {
     "gamma": _Measure("gamma / rho", ".2f", lambda run, cell: gamma(parse(cell.experiment.settings.rule), cell.steps)),
     "jitter": _Measure("change of test error per epoch (points)", ".3f", lambda run, cell: _jitter(run)),
     "fisher": _Measure("seconds of one Fisher information", ".3f", _fisher_seconds, time=True),
-    "passes": _Measure("passes per step", ".3f", lambda run, cell: _passes(run)),
+    "passes": _Measure("passes per step", ".3f", lambda run, cell: _passes(run, cell)),
     "seconds": _Measure("seconds", ".2f", lambda run, cell: float(_history(run).seconds[-1]), time=True),
 }
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -107,7 +108,13 @@ def _check_changes(recipe: Recipe, scale: str, changes: Mapping[str, Any]) -> No
             raise RecipeError(
                 f"{recipe.name} got --set {key}=..., expected one of {', '.join(sorted(known))}: change the name"
             )
-    check_count("training", "train", changes.get("train"), optional=True)
+    for key, value in changes.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RecipeError(f"{recipe.name} got --set {key}={value}, expected a finite number: change {key}")
+    for key in ("train", "side"):
+        check_count("training", key, changes.get(key), optional=True)
+    if not isinstance(changes.get("model", ""), str):
+        raise RecipeError(f"got --set model={changes['model']}, expected a name such as resnet18: change it")
     if changes.get("data", "digits") not in data.names():
         raise RecipeError(f"got --set data={changes['data']}, expected one of {', '.join(data.names())}: change it")
     for column in recipe.columns[scale]:

@@ -63,21 +63,22 @@ def reproduce(
     Returns the files written.  Raises RecipeError and what reading data, training and analysing raise.
     """
     planned = task.cells()
-    _check_writable(task.figures)
+    for name in planned:
+        _check_writable(task.place(name), "--figures")
+    _check_writable(Path(task.out), "--out")
     groups = unique(cell for cells in planned.values() for cell in cells)
     work(shard(groups, share), task.out, progress, say)
     return report(task, say)
 
 
-def _check_writable(folder: str) -> None:
-    """Raise RecipeError, before hours of training, for a folder that cannot take the tables."""
+def _check_writable(folder: Path, option: str) -> None:
+    """Raise RecipeError, before hours of training, for a folder that cannot take runs or tables."""
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise RecipeError(
-            f"got the folder of figures {folder!r} ({error.strerror}), expected one that can be written: change "
-            f"--figures"
+            f"got the folder {str(folder)!r} ({error.strerror}), expected one that can be written: change {option}"
         ) from None
 
 

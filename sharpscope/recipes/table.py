@@ -164,7 +164,7 @@ def _csv(recipe: Recipe, found: Sequence[Entry]) -> str:
     sheet.writerow(["setting", "method", "measure", "mean", "deviation", "seeds", "values", "paper"])
     for entry in found:
         for name, value in entry.values.items():
-            if name in TIMES:
+            if name in TIMES or math.isnan(value.mean):
                 continue
             printed = _printed(recipe, entry.column.name, name, entry.row) or _printed(recipe, "*", name, entry.row)
             numbers = [repr(value.mean), repr(value.deviation), len(value.values), " ".join(map(repr, value.values))]

@@ -31,6 +31,7 @@ def trial(task: Task, steps: int, say: Callable[[str], object] = lambda text: No
     """
     if steps < 1:
         raise RecipeError(f"got --steps {steps}, expected at least 1: change it")
+    task.cells()  # refuses what no plan can be made of
     with tempfile.TemporaryDirectory(prefix="sharpscope-") as folder:
         for name, cells in dataclasses.replace(task, seeds=1).cells().items():
             began = time.monotonic()

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
-from sharpscope.analyses import analyze_run
+from sharpscope.analyses import analyze_run, check_kept
 from sharpscope.data import DataError
 from sharpscope.recipes.plan import Cell
 from sharpscope.recipes.read import RecipeError
-from sharpscope.runs import train_run
-from sharpscope.store import Run, StoreError, open_run
+from sharpscope.runs import check_settings, train_run
+from sharpscope.store import Run, StoreError, is_run, open_run
 
 __all__ = ["Finished", "work"]
 
@@ -22,21 +22,36 @@ class Finished:
     """The finished runs of a folder, each opened once: what is finished later is not seen.
 
     Called with a cell: its run where it is trained and analysed to the end, None otherwise.  Raises RecipeError for a
-    run that cannot be read.
+    run that cannot be read, and for one of other settings or with analyses of others.
     """
 
     def __init__(self, out: str | Path) -> None:
         self._out = Path(out)
         self._trained: dict[str, tuple[Run, set[str]] | None] = {}  # run and results by folder
+        self._checked: set[tuple[str, tuple[str, ...], str]] = set()
 
     def __call__(self, cell: Cell) -> Run | None:
         if cell.folder not in self._trained:
             self._trained[cell.folder] = self._opened(self._out / cell.folder)
         found = self._trained[cell.folder]
+        if found:
+            self._check(found[0], cell)
         return found[0] if found and not _lacking(*found, cell) else None
 
+    def _check(self, run: Run, cell: Cell) -> None:
+        """A table is a function of what was asked for, not of what lies there."""
+        asked = (cell.folder, cell.analyses, repr(cell.analysis))
+        if asked in self._checked:
+            return
+        try:
+            check_settings(run, cell.experiment)
+            check_kept(run, cell.analyses, cell.analysis, cell.experiment.root)
+        except StoreError as error:
+            raise RecipeError(f"{str(error).rsplit(': ', 1)[0]}: use another --out, or remove {run.path}") from error
+        self._checked.add(asked)
+
     def _opened(self, path: Path) -> tuple[Run, set[str]] | None:
-        if not path.exists():
+        if not is_run(path):  # or what a kill left before there was one, or another process is about to make
             return None
         try:
             run = open_run(path)
@@ -70,6 +85,7 @@ def work(
     """
     finished = Finished(out)
     missing = [cells for cells in groups if any(finished(cell) is None for cell in cells)]
+    missing.sort(key=lambda cells: cells[0].seed)  # rows of one seed in turn: a machine that slows down slows all alike
     _check_data(cells[0] for cells in missing)
     passes = sum(cells[0].steps for cells in missing)
     done, began = 0, time.monotonic()

@@ -103,7 +103,7 @@ def test_killed_and_finished_in_shards_gives_the_same_table(whole: Path, tmp_pat
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list((tmp_path / "figures").iterdir())
+    assert not [path for path in (tmp_path / "figures").rglob("*") if path.is_file()]
     for part in ("2/2", "1/2"):
         words = ["--shard", part, "--out", tmp_path / "runs", "--figures", tmp_path / "figures"]
         said = call("rst-table3", *WORDS, *words)
@@ -191,7 +191,7 @@ def test_errors_are_one_sentence(tmp_path: Path) -> None:
         assert "got --set data=none, expected one of cifar10," in text
     (tmp_path / "file").write_text("")
     text = refusal("rst-table1", *WORDS, *out, "--figures", tmp_path / "file")
-    assert "(File exists), expected one that can be written: change --figures" in text
+    assert "(Not a directory), expected one that can be written: change --figures" in text
     assert not list(tmp_path.glob("digits*"))  # before anything was trained
 
 
