@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpscope import data, models
 from sharpscope.data import Images, batches
-from sharpscope.training import Epoch, Settings, evaluate, train
+from sharpscope.training import Epoch, Settings, _tested, evaluate, train
 from sharpscope.vectors import generator
 
 SHORT = {"epochs": 3, "batch_size": 32}
@@ -113,6 +113,23 @@ def test_top_five_errors_of_many_classes() -> None:
     assert curves.test_top5[-1] == float((ranks >= 5).double().mean()) < curves.test_error[-1]
     assert curves.scalars()["test_top5"] == curves.test_top5[-1]
     assert np.array_equal(train(again, few, settings, start=kept[0]).test_top5, curves.test_top5)
+    del kept[0]["curves"]["test_top5"]  # as a checkpoint from before has it
+    old = train(again, few, settings, start=kept[0]).test_top5
+    assert np.array_equal(old, [np.nan, *curves.test_top5[1:]], equal_nan=True)
+
+
+def test_top_five_errors_count_ties_for_the_class_and_nan_against_it() -> None:
+    class Fixed(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.full((120,), value))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.value.expand(len(x), 120)
+
+    x, y = torch.randn(240, 1, 4, 4), torch.arange(240) % 120
+    assert _tested(Fixed(1.0), [(x, y)], deep=True)[1] == (0.0,)
+    assert _tested(Fixed(float("nan")), [(x, y)], deep=True)[1] == (1.0,)
 
 
 def test_augmented_training_is_reproducible() -> None:
