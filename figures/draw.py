@@ -25,14 +25,15 @@ def main() -> None:
         "--out", default="figures", metavar="DIR", help="where figures and tables go (default: figures)"
     )
     given = parser.parse_args()
-    if not Path(given.runs).is_dir():
-        parser.exit(
-            1, f"Error: got --runs {given.runs}, expected a folder of runs: name one, or make them (reproduce)\n"
-        )
     names = recipes.names() if "all" in given.names else tuple(given.names)
     told = f" --seeds {given.seeds}" if given.seeds else ""
     task = recipes.Task(names, given.scale, given.seeds, out=given.runs, figures=given.out, command=told)
     try:
+        task.cells()  # says which names there are
+        if not Path(given.runs).is_dir():
+            raise recipes.RecipeError(
+                f"got --runs {given.runs}, expected a folder of runs: name one, or make them (reproduce)"
+            )
         for path in recipes.report(task, say=print):
             print(path)
     except (ValueError, OSError) as error:  # RecipeError and what cannot be read or written

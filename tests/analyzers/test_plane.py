@@ -436,7 +436,7 @@ def test_bfloat16_is_compared_where_the_loss_is_lowest() -> None:
         assert found.precision_points == 32 and errors.max() >= found.precision_error * (1 - 1e-5)
         assert found.precision_error > worst * errors.max() > 3 * worst * np.median(errors)
         assert tolerance is None or found.error >= 2 * found.precision_error
-    text = f"% (95 %: {100 * found.precision_error_95:.2g} %) on 32 points"
+    text = f"(95 %: {100 * found.precision_error_95:.2g} %) on 32 points"
     assert text in ss.plot(found).get_title()
 
 

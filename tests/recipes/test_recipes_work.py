@@ -219,6 +219,8 @@ def test_draw_tells_what_is_missing(tmp_path: Path) -> None:
     script = [sys.executable, str(Path(__file__).parents[2] / "figures/draw.py"), "--out", str(tmp_path)]
     done = subprocess.run([*script, "rst-tabel1"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("Error: got the recipe 'rst-tabel1'"), done.stderr
+    done = subprocess.run([*script, "rst-table1", "--runs", str(tmp_path / "none")], capture_output=True, text=True)
+    assert done.returncode == 1 and "expected a folder of runs" in done.stderr, done.stderr
     done = subprocess.run([*script, "rst-table1", "--runs", str(tmp_path)], capture_output=True, text=True)
     assert "6 of 6 runs are missing, no table yet: reproduce makes them" in done.stdout
 
