@@ -6,10 +6,13 @@ import os
 import platform
 import re
 import statistics
+import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -47,3 +50,21 @@ def write(section: str, rows: Sequence[dict[str, str]], packages: Sequence[str] 
     old = RESULTS.read_text() if RESULTS.exists() else HEAD
     parts = [part for part in re.split(r"(?m)^(?=## )", old) if part.split("\n")[0] != f"## {section}"]
     RESULTS.write_text("\n".join(part.strip() + "\n" for part in sorted([*parts, text])))
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Processor seconds of a call, which other programs disturb least."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def wall(call: Callable[[], Any]) -> float:
+    """Wall seconds of a call, which count what other threads and the disk take."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

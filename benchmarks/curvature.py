@@ -31,7 +31,7 @@ from benchmarks._peers import (
     tensors,
     trained,
 )
-from benchmarks._report import medians, write
+from benchmarks._report import medians, say, seconds, write
 from sharpscope import models
 from sharpscope.analyses import problem_of
 from sharpscope.analyzers.lanczos import thick_restart
@@ -58,16 +58,6 @@ with contextlib.suppress(ArithmeticError):
     thick_restart(op, 6, 1e-9, 0, 12, 26)
 print((kilobytes("VmHWM") - before) * 1024 / (4 * n))
 """
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    began = time.process_time()
-    call()
-    return time.process_time() - began
 
 
 def fastest_gradient(problem: ss.Problem, runs: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sharpscope as ss
-from benchmarks._report import medians, write
+from benchmarks._report import medians, wall, write
 from sharpscope import models
 from sharpscope.ascent.masks import Evolving, Top
 from sharpscope.ascent.scores import Random
@@ -25,12 +24,6 @@ CLASSES, SHAPE = 10, (3, 32, 32)
 
 def sgd(params: list[nn.Parameter], lr: float = 1e-6) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=5e-4)
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def own_time(tensors: Vec) -> dict[str, float]:
@@ -49,7 +42,7 @@ def own_time(tensors: Vec) -> dict[str, float]:
 
     def sharpscope_step() -> float:
         spent[0] = 0.0
-        return seconds(lambda: ours.step(closure)) - spent[0]
+        return wall(lambda: ours.step(closure)) - spent[0]
 
     peer = SAM(sets[1], torch.optim.SGD, rho=0.05, lr=1e-6, momentum=0.9, weight_decay=5e-4)
 
@@ -58,7 +51,7 @@ def own_time(tensors: Vec) -> dict[str, float]:
         for gradient, half in ((first, lambda: peer.first_step(zero_grad=True)), (second, peer.second_step)):
             for p, g in zip(sets[1], gradient, strict=True):
                 p.grad = g
-            total += seconds(half)
+            total += wall(half)
         return total
 
     base, saved = sgd(sets[2]), [torch.empty_like(p) for p in sets[2]]
@@ -74,7 +67,7 @@ def own_time(tensors: Vec) -> dict[str, float]:
     def floor_step() -> float:
         for p, g in zip(sets[2], second, strict=True):
             p.grad = g
-        return seconds(floor)
+        return wall(floor)
 
     return medians({"ours": sharpscope_step, "peer": peer_step, "floor": floor_step}, runs=40, warm=5)
 
@@ -99,7 +92,7 @@ def whole_step(rules: dict[str, tuple[str, int]], batch: int = 128, rounds: int 
             period, before = rules[name][1], optimizer.passes
             taken = 0.0
             for _ in range(period):
-                taken += seconds(lambda optimizer=optimizer, closure=closure: optimizer.step(closure))  # type: ignore[misc]
+                taken += wall(lambda optimizer=optimizer, closure=closure: optimizer.step(closure))  # type: ignore[misc]
             found[name].append((taken / period, (optimizer.passes - before) / period))
     result = {}
     for name, rows in found.items():
@@ -117,7 +110,7 @@ def fisher() -> float:
     model = models.build("resnet20", SHAPE, CLASSES)
     problem = ss.Problem(model, nn.CrossEntropyLoss(), (x, torch.arange(128) % CLASSES))
     found = medians(
-        {"fisher": lambda: seconds(problem.squared_gradients), "gradient": lambda: seconds(problem.gradient)}, runs=5
+        {"fisher": lambda: wall(problem.squared_gradients), "gradient": lambda: wall(problem.gradient)}, runs=5
     )
     return found["fisher"] / found["gradient"]
 
@@ -134,8 +127,8 @@ def refresh() -> dict[str, float]:
     top = Top(_Given(tuple(scores)), 0.5, 1)
     return medians(
         {
-            "top-k": lambda: seconds(lambda: top.refresh(g, probe, {})),
-            "evolve": lambda: seconds(lambda: evolving.refresh(g, probe, memory)),
+            "top-k": lambda: wall(lambda: top.refresh(g, probe, {})),
+            "evolve": lambda: wall(lambda: evolving.refresh(g, probe, memory)),
         },
         runs=7,
     )

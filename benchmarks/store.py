@@ -6,24 +6,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks._report import medians, write
+from benchmarks._report import medians, wall, write
 from sharpscope import models
 from sharpscope.store import create_run, open_run
 from sharpscope.store.files import fsync_folder
 
 RUNS = 15
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def checkpoint() -> dict[str, Any]:
@@ -41,7 +34,7 @@ def save_and_load(folder: Path) -> dict[str, float]:
 
     def ours() -> float:
         turn[0] += 1
-        spent = seconds(lambda: run.add_checkpoint(turn[0], tree))
+        spent = wall(lambda: run.add_checkpoint(turn[0], tree))
         run.prune()
         return spent
 
@@ -56,12 +49,12 @@ def save_and_load(folder: Path) -> dict[str, float]:
                 os.fsync(file.fileno())
             fsync_folder(folder)
 
-        return seconds(save)
+        return wall(save)
 
     def torch_load() -> float:
-        return seconds(lambda: torch.load(folder / "torch.pt", weights_only=True))
+        return wall(lambda: torch.load(folder / "torch.pt", weights_only=True))
 
-    timed = {"write": ours, "torch write": torchs, "load": lambda: seconds(run.checkpoint), "torch load": torch_load}
+    timed = {"write": ours, "torch write": torchs, "load": lambda: wall(run.checkpoint), "torch load": torch_load}
     return medians(timed, RUNS)
 
 
@@ -73,7 +66,7 @@ def listing(folder: Path) -> float:
         shutil.copy(run.path / "checkpoints" / "000000000.h5", run.path / "checkpoints" / f"{step:09d}.h5")
     run.create_child("child", {})
     assert len(run.tree()) == 1000
-    return medians({"list": lambda: seconds(lambda: open_run(run.path).tree())}, RUNS)["list"]
+    return medians({"list": lambda: wall(lambda: open_run(run.path).tree())}, RUNS)["list"]
 
 
 def point(folder: Path, every: float = 0.002, during: float = 12.0) -> tuple[float, int]:
@@ -84,8 +77,8 @@ def point(folder: Path, every: float = 0.002, during: float = 12.0) -> tuple[flo
         while time.monotonic() < end:
             step += 1
             time.sleep(every)
-            spent += seconds(lambda: points.add(step, 1.0, 0.1, 2.0 * step))  # noqa: B023
-        spent += seconds(points.merge)
+            spent += wall(lambda: points.add(step, 1.0, 0.1, 2.0 * step))  # noqa: B023
+        spent += wall(points.merge)
     assert run.steps is not None and len(run.steps.step) == step
     return spent / step, step
 

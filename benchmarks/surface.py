@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sharpscope as ss
 from benchmarks._peers import tensors, trained
-from benchmarks._report import medians, write
-from benchmarks.curvature import say
+from benchmarks._report import medians, say, seconds, write
 from sharpscope.analyses import problem_of
 from sharpscope.analyzers.ask import Ask
 from sharpscope.analyzers.plane import Plane
@@ -49,12 +48,6 @@ before = kilobytes("VmRSS")
 ss.surface(problem, 3)
 print((kilobytes("VmHWM") - before) * 1024 / (4 * problem.size))
 """
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    began = time.process_time()
-    call()
-    return time.process_time() - began
 
 
 def plain_loop(problem: ss.Problem) -> Callable[[], float]:

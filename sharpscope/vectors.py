@@ -6,6 +6,7 @@ A ``Vec`` is a list of tensors, one per parameter, in one order and on one devic
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,15 +21,19 @@ __all__ = [
     "dot",
     "flatten",
     "generator",
+    "length",
     "mismatch",
     "mix",
     "multiply",
     "norm",
     "reject",
     "scale",
+    "slices",
     "subtract",
     "unflatten",
 ]
+
+_AT_ONCE = 1 << 18  # entries
 
 Vec = list[Tensor]
 
@@ -109,6 +114,24 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Vec:
     """The inverse of ``flatten``: views of ``flat`` with the shapes of ``like``."""
     pieces = torch.split(flat, [x.numel() for x in like])
     return [piece.view(x.shape) for piece, x in zip(pieces, like, strict=True)]
+
+
+def slices(x: Tensor) -> tuple[Tensor, ...]:
+    """Views along dim 0, each of about as many entries as are worked on in float64 at once: 2 MB."""
+    x = x if x.dim() else x[None]
+    return x.split(max(1, _AT_ONCE * len(x) // x.numel())) if x.numel() else ()
+
+
+def length(x: Tensor) -> float:
+    """Euclidean norm, summed in float64 without a copy of the tensor, also where squares leave float64's range."""
+    found = math.sqrt(sum(float(torch.linalg.vector_norm(part.double())) ** 2 for part in slices(x)))
+    if 1e-140 < found < 1e140:
+        return found
+    largest = max((float(part.abs().max()) for part in slices(x)), default=0.0)
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    parts = ((part.double() / largest) for part in slices(x))
+    return largest * math.sqrt(sum(float(torch.linalg.vector_norm(part)) ** 2 for part in parts))
 
 
 def mismatch(a: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> tuple[str, str] | None:

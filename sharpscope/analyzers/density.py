@@ -10,14 +10,14 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
-from sharpscope.analyzers.lanczos import length, quadrature
+from sharpscope.analyzers.lanczos import quadrature
 from sharpscope.analyzers.spectrum import Spectrum, operator_of, spectrum
 from sharpscope.operators import Operator
 from sharpscope.pieces import check_count, check_range, check_seed
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Result
-from sharpscope.vectors import generator
+from sharpscope.vectors import generator, length
 
 __all__ = ["Density", "density"]
 

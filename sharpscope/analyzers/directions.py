@@ -17,13 +17,13 @@ from torch import Tensor
 from sharpscope.packed import PackedMask
 from sharpscope.pieces import check_count
 from sharpscope.problem import Problem
-from sharpscope.vectors import Vec, content, generator
+from sharpscope.vectors import Vec, content, generator, length, slices
 
 __all__ = ["SCALINGS", "Directions", "filter_normalised", "gaussian", "random_directions", "scaled", "unit_of"]
 
 SCALINGS = ("filter", "layer", "weight", "none")
 AXES = ("x", "y")  # the salt of the first direction and of the second
-_AT_ONCE = 1 << 18  # entries that are in float64 at once
+_AT_ONCE = 1 << 18  # random numbers that are in float64 at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -62,7 +62,7 @@ class Directions:
             )
         for vector in self.vectors:
             for name, x in zip(self.names, vector, strict=True):
-                if not all(bool(torch.isfinite(part).all()) for part in _rows(x)):
+                if not all(bool(torch.isfinite(part).all()) for part in slices(x)):
                     raise ValueError(
                         f"Directions got entries of {name} that are not finite, expected numbers: check how they "
                         f"were made ({self.text})"
@@ -71,7 +71,7 @@ class Directions:
     @property
     def norms(self) -> np.ndarray:
         """(directions,) float64, Euclidean lengths."""
-        return np.array([math.hypot(*map(_length, vector)) for vector in self.vectors])
+        return np.array([math.hypot(*map(length, vector)) for vector in self.vectors])
 
     @property
     def cosine(self) -> float:
@@ -79,10 +79,10 @@ class Directions:
         if len(self.vectors) < 2 or not self.norms[:2].all():
             return float("nan")
         lengths = self.norms[:2]
-        usual = [1e-140 < length < 1e140 for length in lengths]  # squares stay in float64's range
+        usual = [1e-140 < found < 1e140 for found in lengths]  # squares stay in float64's range
         first, second = (
-            vector if plain else [x / length for x in vector]
-            for vector, length, plain in zip(self.vectors[:2], lengths, usual, strict=True)
+            vector if plain else [x / found for x in vector]
+            for vector, found, plain in zip(self.vectors[:2], lengths, usual, strict=True)
         )
         return self._dot(first, second) / float(lengths[usual].prod())
 
@@ -103,18 +103,18 @@ class Directions:
         ValueError where a direction lies in the span of those before it.
         """
         found: list[Vec] = []
-        for place, (vector, length) in enumerate(zip(self.vectors, self.norms, strict=True)):
+        for place, (vector, norm) in enumerate(zip(self.vectors, self.norms, strict=True)):
             left = [x.double() for x in vector]
             for earlier in found * 2:  # twice is enough to be orthogonal to rounding
                 share = self._dot(left, earlier) / self._dot(earlier, earlier)
                 left = [a - share * b.double() for a, b in zip(left, earlier, strict=True)]
             rest = self._dot(left, left) ** 0.5
-            if not rest > 1e-6 * length:
+            if not rest > 1e-6 * norm:
                 raise ValueError(
                     f"orthogonalised got direction {place + 1} in the span of those before it, expected another: "
                     f"leave it out or draw with another seed"
                 )
-            found.append([torch.empty_like(x).copy_(a * (length / rest)) for x, a in zip(vector, left, strict=True)])
+            found.append([torch.empty_like(x).copy_(a * (norm / rest)) for x, a in zip(vector, left, strict=True)])
         return self._with(tuple(found), "orthogonalised")
 
     def on(self, mask: Mapping[str, Tensor] | PackedMask, inside: bool = True) -> Directions:
@@ -182,7 +182,7 @@ class Directions:
 
     @staticmethod
     def _dot(a: Vec, b: Vec) -> float:
-        pairs = [zip(_rows(x), _rows(y), strict=True) for x, y in zip(a, b, strict=True)]
+        pairs = [zip(slices(x), slices(y), strict=True) for x, y in zip(a, b, strict=True)]
         parts = [torch.dot(x.double().flatten(), y.double().flatten()) for pair in pairs for x, y in pair]
         return float(torch.stack(parts).sum()) if parts else 0.0
 
@@ -284,7 +284,7 @@ def _scaled(direction: Tensor, weight: Tensor, scaling: str, include_1d: bool) -
     found = torch.empty_like(weight)  # in the weight's own memory layout
     if scaling == "none" or not weight.numel():
         return found.copy_(direction)
-    parts = zip(_rows(found), _rows(direction), _rows(weight), strict=True)
+    parts = zip(slices(found), slices(direction), slices(weight), strict=True)
     if scaling == "weight":
         for to, d, w in parts:
             to.copy_(d.double() * w.double())
@@ -294,21 +294,11 @@ def _scaled(direction: Tensor, weight: Tensor, scaling: str, include_1d: bool) -
             factors = torch.where(mine > 0, theirs / mine, torch.zeros_like(mine))
             to.copy_(d.double() * factors.view(-1, *[1] * (d.dim() - 1)))
     else:
-        length = _length(direction)
-        factor = _length(weight) / length if length else 0.0
+        drawn = length(direction)
+        factor = length(weight) / drawn if drawn else 0.0
         for to, d, _ in parts:
             to.copy_(d.double() * factor)
     return found
-
-
-def _rows(x: Tensor) -> tuple[Tensor, ...]:
-    """Slices along dim 0, each of about so many entries as are worked on at once."""
-    x = x if x.dim() else x[None]
-    return x.split(max(1, _AT_ONCE * len(x) // x.numel())) if x.numel() else ()
-
-
-def _length(x: Tensor) -> float:
-    return math.hypot(*(float(_norms(part.double().reshape(1, -1))) for part in _rows(x)))
 
 
 def _norms(rows: Tensor) -> Tensor:

@@ -17,14 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpscope.calls import call_with
 from sharpscope.examples import Examples, cut, on_tensors, tensors_of
-from sharpscope.vectors import generator
+from sharpscope.vectors import generator, slices
 
 __all__ = ["Fold", "displace", "find_folds", "fold", "folded_model", "private", "same"]
 
 _BEFORE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _COMPARED = 16  # examples on which a folded model is compared with its model
-_AT_ONCE = 1 << 18  # entries that are displaced at once
 
 
 @dataclass(frozen=True)
@@ -205,8 +204,7 @@ def displace(values: Mapping[str, Tensor], seed: int) -> None:
     Running variances are multiplied with the exponential of it, and stay positive.
     """
     for name, x in values.items():
-        random, rows = generator("displaced", seed, name), x if x.dim() else x[None]
-        parts = rows.split(max(1, _AT_ONCE * len(rows) // max(rows.numel(), 1)))
+        random, parts = generator("displaced", seed, name), slices(x)
         size = math.sqrt(sum(float(part.double().square().sum()) for part in parts) / max(x.numel(), 1))
         for part in parts:
             noise = torch.randn(part.shape, generator=random, dtype=torch.float64).to(part) / 2

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from sharpscope.operators import Operator
-from sharpscope.vectors import generator
+from sharpscope.vectors import generator, length
 
-__all__ = ["Ritz", "length", "quadrature", "thick_restart"]
+__all__ = ["Ritz", "quadrature", "thick_restart"]
 
 _CHUNK = 1 << 18  # entries of a vector that are copied at once
 _FLOOR = 1e-3  # of what a residual is relative to, in magnitudes of the largest eigenvalue
@@ -123,18 +123,6 @@ def quadrature(
     nodes, weights = np.full(steps, np.nan), np.zeros(steps)
     nodes[: len(values)], weights[: len(values)] = values, mixing[0] ** 2
     return nodes, weights
-
-
-def length(vector: Tensor) -> float:
-    """Euclidean norm, summed in float64 without a copy of the vector, also where squares leave float64's range."""
-    found = math.sqrt(sum(float(torch.linalg.vector_norm(part.double())) ** 2 for part in vector.split(_CHUNK)))
-    if 1e-140 < found < 1e140:
-        return found
-    largest = max((float(part.abs().max()) for part in vector.split(_CHUNK) if len(part)), default=0.0)
-    if largest == 0.0 or not math.isfinite(largest):
-        return largest
-    parts = ((part.double() / largest) for part in vector.split(_CHUNK))
-    return largest * math.sqrt(sum(float(torch.linalg.vector_norm(part)) ** 2 for part in parts))
 
 
 class _Krylov:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpscope.analyzers.lanczos import Ritz, length, thick_restart
+from sharpscope.analyzers.lanczos import Ritz, thick_restart
 from sharpscope.operators import Operator, hessian
 from sharpscope.pieces import check_count, check_seed
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Dims, Result
-from sharpscope.vectors import generator
+from sharpscope.vectors import generator, length
 
 __all__ = ["Spectrum", "operator_of", "spectrum"]
 

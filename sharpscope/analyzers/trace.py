@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpscope.analyzers.lanczos import length
 from sharpscope.analyzers.spectrum import operator_of
 from sharpscope.operators import Operator
 from sharpscope.pieces import check_count, check_seed
 from sharpscope.problem import Problem
 from sharpscope.progress import bar
 from sharpscope.results import Result
-from sharpscope.vectors import generator
+from sharpscope.vectors import generator, length
 
 __all__ = ["Trace", "part_traces", "trace"]
 

@@ -62,7 +62,7 @@ def _reproduce(
     chosen = known if "all" in names or (as_list and not names) else names
     if not chosen:
         raise recipes.RecipeError(f"got no recipe, expected some of {families(known)}, or all: name one, see --list")
-    for name in (*names, *chosen):
+    for name in names:
         if name not in {*known, "all", *(SHARED if as_text else ())}:
             raise unknown(name, known)
     chosen, theorems = split(chosen)

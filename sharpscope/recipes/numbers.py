@@ -102,6 +102,12 @@ def _history(run: Run) -> History:
     return history
 
 
+def _top5(run: Run) -> float:
+    """nan for up to 100 classes, where it is not told."""
+    found = _history(run).test_top5
+    return math.nan if found is None else 100.0 * float(found[-1])
+
+
 def _passes(run: Run, cell: Cell) -> float:
     return float(_history(run).passes[-1]) / cell.steps
 
@@ -201,12 +207,6 @@ MEASURES: dict[str, _Measure] = {
     "passes": _Measure("passes per step", ".3f", lambda run, cell: _passes(run, cell)),
     "seconds": _Measure("seconds", ".2f", lambda run, cell: float(_history(run).seconds[-1]), time=True),
 }
-
-
-def _top5(run: Run) -> float:
-    """nan for up to 100 classes, where it is not told."""
-    found = _history(run).test_top5
-    return math.nan if found is None else 100.0 * float(found[-1])
 
 
 def resolution(name: str, runs: Sequence[Run], cells: Sequence[Cell]) -> float:
