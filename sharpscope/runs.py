@@ -32,7 +32,7 @@ from sharpscope.store import (
 )
 from sharpscope.training import Epoch, Settings, train
 
-__all__ = ["Experiment", "check_data", "made_by", "train_run"]
+__all__ = ["Experiment", "check_data", "check_settings", "made_by", "train_run"]
 
 
 @dataclasses.dataclass(frozen=True)
