@@ -14,8 +14,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
 
 import sharpscope as ss
-from sharpscope.runs import Experiment, train_run
-from sharpscope.training import Settings
+from sharpscope.runs.train import Experiment, train_run
+from sharpscope.training.loop import Settings
 
 __all__ = [
     "LOSS", "curvlinops_operator", "curvlinops_top", "eigenthings_top", "pyhessian_top", "tensors", "trained",

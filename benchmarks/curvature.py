@@ -33,8 +33,8 @@ from benchmarks._peers import (
 )
 from benchmarks._report import medians, say, seconds, write
 from sharpscope import models
-from sharpscope.analyses import problem_of
-from sharpscope.analyzers.lanczos import thick_restart
+from sharpscope.analyzers.spectra._lanczos import thick_restart
+from sharpscope.runs.analyze import problem_of
 
 EIGENTHINGS = 18  # steps of hessian-eigenthings: about the fewest after which its five pairs are at 1e-3
 
@@ -42,7 +42,7 @@ EIGENTHINGS = 18  # steps of hessian-eigenthings: about the fewest after which i
 MEMORY = """
 import contextlib, re, torch, sharpscope as ss
 from pathlib import Path
-from sharpscope.analyzers.lanczos import thick_restart
+from sharpscope.analyzers.spectra._lanczos import thick_restart
 
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

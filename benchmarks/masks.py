@@ -13,7 +13,7 @@ import torch
 import sharpscope as ss
 from benchmarks._report import write
 from sharpscope import models
-from sharpscope.analyzers.tally import tally
+from sharpscope.analyzers.gradients.histogram import tally
 
 MASKS = 50
 

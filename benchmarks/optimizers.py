@@ -17,7 +17,7 @@ from sharpscope import models
 from sharpscope.ascent.masks import Evolving, Top
 from sharpscope.ascent.scores import Random
 from sharpscope.ascent.shift import Shift, Way
-from sharpscope.vectors import Vec
+from sharpscope.core.vectors import Vec
 
 CLASSES, SHAPE = 10, (3, 32, 32)
 

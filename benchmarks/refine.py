@@ -19,7 +19,7 @@ from torch import nn
 import sharpscope as ss
 from benchmarks._report import write
 from sharpscope import data, models
-from sharpscope.analyzers.refine import INTERPOLATED, Refined, refine
+from sharpscope.analyzers.surfaces.refine import INTERPOLATED, Refined, refine
 
 TOLERANCE, RESOLUTION, EXAMPLES = 0.01, 51, 300
 

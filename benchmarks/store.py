@@ -14,7 +14,7 @@ import torch
 from benchmarks._report import medians, wall, write
 from sharpscope import models
 from sharpscope.store import create_run, open_run
-from sharpscope.store.files import fsync_folder
+from sharpscope.store._files import fsync_folder
 
 RUNS = 15
 

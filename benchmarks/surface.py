@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import sharpscope as ss
 from benchmarks._peers import tensors, trained
 from benchmarks._report import medians, say, seconds, write
-from sharpscope.analyses import problem_of
-from sharpscope.analyzers.ask import Ask
-from sharpscope.analyzers.plane import Plane
+from sharpscope.analyzers.surfaces._points import Points, points_of
+from sharpscope.analyzers.surfaces.request import Request
+from sharpscope.runs.analyze import problem_of
 
 GRID = np.linspace(-1.0, 1.0, 51)
 
@@ -82,14 +82,14 @@ def loss_landscapes_point(problem: ss.Problem) -> Callable[[], float]:
     return point
 
 
-def plane_of(problem: ss.Problem, precision: str) -> Plane:
-    ask = Ask("surface", "filter", 0, precision, None, None, "eval", None, 0.05, "fastest", None)
-    return Plane(problem, ask, (GRID, GRID))
+def plane_of(problem: ss.Problem, precision: str) -> Points:
+    asked = ("filter", 0, precision, None, None, "eval", None, 0.05, "fastest", None)
+    return points_of(problem, Request("surface", (GRID, GRID), *asked))
 
 
-def outside(plane: Plane, points: int = 4) -> float:
+def outside(plane: Points, count: int = 4) -> float:
     """Share of a point's time that is not spent in the model's forward."""
-    model = plane.forward.folded if plane.forward.way.folded else plane.forward.model
+    model = plane.evaluator.folded if plane.evaluator.way.folded else plane.evaluator.model
     assert model is not None
     spent, forward = [0.0], model.forward
 
@@ -101,7 +101,7 @@ def outside(plane: Plane, points: int = 4) -> float:
             spent[0] += time.process_time() - began
 
     model.forward = timed  # type: ignore[method-assign]
-    whole = seconds(lambda: [plane.row(plane.at(100 + index)) for index in range(points)])
+    whole = seconds(lambda: [plane.row(plane.at(100 + index)) for index in range(count)])
     model.forward = forward  # type: ignore[method-assign]
     return 1.0 - spent[0] / whole
 
@@ -149,11 +149,11 @@ def points(problem: ss.Problem) -> list[dict[str, str]]:
     timed |= {name: lambda plane=plane: seconds(lambda: plane.row(at)) for name, plane in planes.items()}
     found = medians(timed, runs=5, warm=1)
     found["loss-landscapes"] = loss_landscapes_point(problem)()
-    say(f"seconds per point: {found}, {[plane.how for plane in planes.values()]}")
+    say(f"seconds per point: {found}, {[plane.evaluator.how for plane in planes.values()]}")
     exact = abs(planes["float32"].center[0] / loop() - 1.0)
     error = planes["bfloat16"].compared()
     shares = {name: outside(plane) for name, plane in planes.items()}
-    how = {name: plane.how for name, plane in planes.items()}
+    how = {name: plane.evaluator.how for name, plane in planes.items()}
     least = {name: convolutions(problem, getattr(torch, name)) for name in planes}
     rows = [
         ("float32 per point / plain loop", "<= 0.52", found["float32"] / found["plain"], how["float32"]),

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks._report import medians, write
 from sharpscope import data, models
 from sharpscope.data import Images
-from sharpscope.runs import Experiment
-from sharpscope.settings import Settings
-from sharpscope.training import train
+from sharpscope.runs.train import Experiment
+from sharpscope.training.loop import train
+from sharpscope.training.settings import Settings
 
 ROOT = Path(os.environ.get("SHARPSCOPE_CIFAR10", Path(__file__).parents[1] / "../shared/data/cifar-10-batches-bin"))
 STEPS, BATCH, RUNS = 3, 128, 5

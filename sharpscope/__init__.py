@@ -2,46 +2,47 @@
 
 Training optimizers (SGD, SAM, Sparse SAM, randomised SAM and their relatives) beside analyzers of flatness (the
 SAM-vs-SGD gradient ratio, filter-normalised loss surfaces, certified Hessian spectra, mask statistics), stored in HDF5.
+
+Everything that users call is here: ``import sharpscope as ss``.  ``ARCHITECTURE.md`` tells what lives in which folder.
+What reads files or draws (h5py, matplotlib) is imported when it is first asked for.
 """
 
-from sharpscope.analyzers.cross_check import CrossCheck, cross_check
-from sharpscope.analyzers.curvature import Curvature, curvature
-from sharpscope.analyzers.curvature_map import CurvatureMap, curvature_map
-from sharpscope.analyzers.density import Density, density
-from sharpscope.analyzers.directions import Directions, random_directions
-from sharpscope.analyzers.headings import gradient_direction, hessian_directions, pca_directions, towards
-from sharpscope.analyzers.mask_profile import mask_profile
-from sharpscope.analyzers.masks import MaskOverlap, mask_overlap
-from sharpscope.analyzers.profile import MaskProfile
-from sharpscope.analyzers.ratio import GradientRatio, RatioSeries, gradient_ratio
-from sharpscope.analyzers.record import RatioRecorder
-from sharpscope.analyzers.sharpness import Sharpness, sharpness
-from sharpscope.analyzers.spectrum import Spectrum, spectrum
-from sharpscope.analyzers.surface import Line, Surface, line, surface
-from sharpscope.analyzers.trace import Trace, trace
-from sharpscope.analyzers.track import Track, track
-from sharpscope.analyzers.trajectory import Trajectory, TrajectoryRecorder, trajectory
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sharpscope.analyzers.gradients.ratio import GradientRatio, RatioSeries, gradient_ratio
+from sharpscope.analyzers.gradients.recorder import RatioRecorder
+from sharpscope.analyzers.masks.overlap import MaskOverlap, mask_overlap
+from sharpscope.analyzers.masks.profile import mask_profile
+from sharpscope.analyzers.masks.profile_result import MaskProfile
+from sharpscope.analyzers.measures.sharpness import Sharpness, sharpness
+from sharpscope.analyzers.spectra.cross_check import CrossCheck, cross_check
+from sharpscope.analyzers.spectra.curvature import Curvature, curvature
+from sharpscope.analyzers.spectra.density import Density, density
+from sharpscope.analyzers.spectra.spectrum import Spectrum, spectrum
+from sharpscope.analyzers.spectra.trace import Trace, trace
+from sharpscope.analyzers.spectra.track import Track, track
+from sharpscope.analyzers.surfaces.curvature_map import CurvatureMap, curvature_map
+from sharpscope.analyzers.surfaces.directions import Directions, random_directions
+from sharpscope.analyzers.surfaces.keeping import keep_with
+from sharpscope.analyzers.surfaces.named_directions import (
+    gradient_direction,
+    hessian_directions,
+    pca_directions,
+    towards,
+)
+from sharpscope.analyzers.surfaces.surface import Line, Surface, line, surface
+from sharpscope.analyzers.surfaces.trajectory import Trajectory, TrajectoryRecorder, trajectory
 from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTensors, Top
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.scores import Fisher, Gradient, Random, Weight
-from sharpscope.exchange.files import export
-from sharpscope.exchange.li import read_li_directions, read_li_surface, read_li_trajectory
-from sharpscope.exchange.table import read_csv
-from sharpscope.history import History, Steps
-from sharpscope.operators import Operator, fisher, ggn, hessian
-from sharpscope.optimizers.names import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
-from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
-from sharpscope.optimizers.shell import SharpnessAware
-from sharpscope.optimizers.text import RuleError, parse
-from sharpscope.packed import PackedMask
-from sharpscope.plots import interactive, plot
-from sharpscope.points import PointFile
-from sharpscope.problem import Problem, ProblemError
-from sharpscope.results import Result
-from sharpscope.resume import resumable
-from sharpscope.schedules import (
+from sharpscope.coordinates.packed import PackedMask
+from sharpscope.core.convergence import Convergence
+from sharpscope.core.history import History, Steps
+from sharpscope.core.results import Result, draw_with
+from sharpscope.core.schedules import (
     Constant,
     Cosine,
     Decay,
@@ -54,23 +55,70 @@ from sharpscope.schedules import (
     Warmup,
     delta_eta,
 )
-from sharpscope.store import (
-    Damage,
-    Run,
-    StepWriter,
-    StoreError,
-    collect,
-    create_run,
-    load,
-    load_weights,
-    open_run,
-    pack_run,
-    save,
-    unpack_run,
-    verify_run,
-)
+from sharpscope.curvature.operators import Operator, fisher, ggn, hessian
+from sharpscope.optimizers.methods import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
+from sharpscope.optimizers.parse import RuleError, parse
+from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
+from sharpscope.optimizers.sharpness_aware import SharpnessAware
+from sharpscope.problem.problem import Problem, ProblemError
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from sharpscope.exchange.files import export
+    from sharpscope.exchange.li import read_li_directions, read_li_surface, read_li_trajectory
+    from sharpscope.exchange.table import read_csv
+    from sharpscope.plots import interactive, plot
+    from sharpscope.runs.points import PointFile
+    from sharpscope.runs.resume import resumable
+    from sharpscope.store import (
+        Damage,
+        Run,
+        StepWriter,
+        StoreError,
+        collect,
+        create_run,
+        load,
+        load_weights,
+        open_run,
+        pack_run,
+        save,
+        unpack_run,
+        verify_run,
+    )
+
+_LATER = {  # rooms with heavy libraries, and what is public of them
+    "sharpscope.exchange.files": "export",
+    "sharpscope.exchange.li": "read_li_directions read_li_surface read_li_trajectory",
+    "sharpscope.exchange.table": "read_csv",
+    "sharpscope.plots": "interactive plot",
+    "sharpscope.runs.points": "PointFile",
+    "sharpscope.runs.resume": "resumable",
+    "sharpscope.store": "Damage Run StepWriter StoreError collect create_run load load_weights open_run pack_run save "
+    "unpack_run verify_run",
+}
+_HOMES = {name: home for home, names in _LATER.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if f"{__name__}.{name}" in _LATER:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Results know no pictures and planes no files: who draws and who keeps is told to them here.
+draw_with(
+    lambda result, **options: import_module("sharpscope.plots.plot").plot(result, **options),
+    lambda result: import_module("sharpscope.plots.plot").thumbnail(result),
+)
+keep_with(lambda path: import_module("sharpscope.runs.points").PointFile(path))
+
+__version__ = "0.2.0"
 
 __all__ = [
     # the function that is analysed
@@ -82,6 +130,7 @@ __all__ = [
     "hessian",
     # analyzers and their results
     "CrossCheck",
+    "Convergence",
     "Curvature",
     "CurvatureMap",
     "Density",

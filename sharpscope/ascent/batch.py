@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpscope.losses import Objective
+from sharpscope.problem.losses import Objective
 
 __all__ = ["Batch"]
 

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sharpscope.ascent._selection import check_choice, choose, perturbed_count
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.scores import Fisher, Gradient, Random, Score
-from sharpscope.ascent.selection import check_choice, choose, perturbed_count
-from sharpscope.bits import pack, top, unpack
-from sharpscope.pieces import Piece, check_count, check_piece, check_range, off
-from sharpscope.schedules import Number
-from sharpscope.vectors import Vec, flatten, unflatten
+from sharpscope.coordinates.bits import pack, top, unpack
+from sharpscope.core.expressions import Piece, check_count, check_piece, check_range, off
+from sharpscope.core.schedules import Number
+from sharpscope.core.vectors import Vec, flatten, unflatten
 
 __all__ = [
     "Evolving",

@@ -10,10 +10,10 @@ import torch
 from sharpscope.ascent.masks import Mask, check_pattern, matches
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.shift import Shift
-from sharpscope.bits import unpack
-from sharpscope.pieces import Piece, check_piece, check_range, off
-from sharpscope.schedules import Number
-from sharpscope.vectors import Vec, multiply, norm
+from sharpscope.coordinates.bits import unpack
+from sharpscope.core.expressions import Piece, check_piece, check_range, off
+from sharpscope.core.schedules import Number
+from sharpscope.core.vectors import Vec, multiply, norm
 
 __all__ = ["Ball", "Magnitude", "Masked", "Memory", "Metric", "Perturbation"]
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from sharpscope.ascent.shift import Shift, Way
-from sharpscope.distributed import mean_over_ranks, mean_with_flags
-from sharpscope.problem import Problem
-from sharpscope.schedules import Number, value_at
-from sharpscope.vectors import Vec, generator, mix, norm
+from sharpscope.core.distributed import mean_over_ranks, mean_with_flags
+from sharpscope.core.schedules import Number, value_at
+from sharpscope.core.vectors import Vec, generator, mix, norm
+from sharpscope.problem.problem import Problem
 
 __all__ = ["Closure", "Overflow", "Probe", "RowClosure", "coin"]
 

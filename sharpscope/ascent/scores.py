@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from sharpscope.ascent.probe import Probe
-from sharpscope.pieces import Piece, check_count, off
-from sharpscope.vectors import Vec
+from sharpscope.core.expressions import Piece, check_count, off
+from sharpscope.core.vectors import Vec
 
 __all__ = ["Fisher", "Gradient", "Random", "Score", "Weight"]
 

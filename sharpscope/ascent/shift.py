@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sharpscope.bits import unpack
-from sharpscope.vectors import Vec, scale
+from sharpscope.coordinates.bits import unpack
+from sharpscope.core.vectors import Vec, scale
 
 __all__ = ["Shift", "Way"]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from sharpscope.analyses import USUAL, Analysis, analyze_run
-from sharpscope.analyzers.ask import PRECISIONS
-from sharpscope.analyzers.directions import SCALINGS
+from sharpscope.analyzers.surfaces.directions import SCALINGS
+from sharpscope.analyzers.surfaces.request import PRECISIONS
 from sharpscope.cli.group import command, main
-from sharpscope.figures import members, table
+from sharpscope.runs.analyze import USUAL, Analysis, analyze_run
+from sharpscope.runs.figures import members, table
 from sharpscope.store import open_run
 
 _ANALYSIS = Analysis()

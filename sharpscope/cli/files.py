@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from sharpscope.analyses import directions_of
 from sharpscope.cli.group import command, main
 from sharpscope.exchange.files import FORMATS, export
+from sharpscope.runs.analyze import directions_of
 from sharpscope.store import Run, load, open_run, pack_run, unpack_run, verify_run
 
 

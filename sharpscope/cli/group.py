@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sharpscope.figures import members
+from sharpscope.runs.figures import members
 from sharpscope.store import open_run
 
 __all__ = ["ROOT", "command", "main"]

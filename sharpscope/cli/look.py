@@ -7,7 +7,7 @@ import time
 import click
 
 from sharpscope.cli.group import command, main
-from sharpscope.figures import described, draw_run, members, overview
+from sharpscope.runs.figures import described, draw_run, members, overview
 from sharpscope.store import Run, open_run
 
 

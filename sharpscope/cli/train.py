@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
+from sharpscope.cli.demo import PLANS, demo
 from sharpscope.cli.group import ROOT, command, main
 from sharpscope.data import names as data_names
-from sharpscope.demo import PLANS, demo
-from sharpscope.figures import table
 from sharpscope.models import names as model_names
-from sharpscope.runs import Experiment, train_run
-from sharpscope.training import Settings
+from sharpscope.runs.figures import table
+from sharpscope.runs.train import Experiment, train_run
+from sharpscope.training.loop import Settings
 
 _SETTINGS, _EXPERIMENT = Settings(), Experiment()
 

@@ -21,7 +21,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, pad: int = 4) -> T
 
     Args:
         images: (N, C, H, W), any dtype and device.
-        generator: the only source of random numbers; see ``sharpscope.vectors.generator``.
+        generator: the only source of random numbers; see ``sharpscope.core.vectors.generator``.
         pad: pixels on each side, at least 0.
 
     Returns:

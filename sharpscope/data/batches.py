@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sharpscope.core.vectors import generator as seeded
 from sharpscope.data.errors import DataError
-from sharpscope.vectors import generator as seeded
 
 __all__ = ["batches"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpscope.data._pickles import read_pickle
 from sharpscope.data.errors import DataError
 from sharpscope.data.images import Images
-from sharpscope.data.pickles import read_pickle
 
 __all__ = ["cifar10", "cifar100"]
 

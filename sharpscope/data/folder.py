@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sharpscope.core.vectors import generator
 from sharpscope.data.augment import resize
 from sharpscope.data.batches import batches
 from sharpscope.data.errors import DataError
-from sharpscope.vectors import generator
 
 __all__ = ["Folder", "imagenet"]
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sharpscope.core.vectors import generator
 from sharpscope.data.augment import crop_and_flip, resize
 from sharpscope.data.batches import batches
 from sharpscope.data.errors import DataError
-from sharpscope.vectors import generator
 
 __all__ = ["DataError", "Images"]
 

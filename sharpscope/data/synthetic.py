@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from sharpscope.core.vectors import generator
 from sharpscope.data.errors import DataError
 from sharpscope.data.images import Images
-from sharpscope.vectors import generator
 
 __all__ = ["SHAPES", "synthetic"]
 

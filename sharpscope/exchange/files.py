@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sharpscope.analyzers.directions import Directions
-from sharpscope.analyzers.surface import Line, Surface
-from sharpscope.analyzers.trajectory import Trajectory
+from sharpscope.analyzers.surfaces.directions import Directions
+from sharpscope.analyzers.surfaces.surface import Line, Surface
+from sharpscope.analyzers.surfaces.trajectory import Trajectory
+from sharpscope.core.results import Result
 from sharpscope.exchange.li import write_li_directions, write_li_surface, write_li_trajectory
 from sharpscope.exchange.table import write_csv
 from sharpscope.exchange.vtk import write_vtk
-from sharpscope.plots.interactive import interactive
-from sharpscope.results import Result
+from sharpscope.plots.landscapes.interactive import interactive
 from sharpscope.store import write_bytes
 
 __all__ = ["FORMATS", "export"]

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpscope.analyzers.directions import Directions
-from sharpscope.analyzers.refine import EVALUATED, NONFINITE
-from sharpscope.analyzers.surface import MISSING, Line, Surface
-from sharpscope.analyzers.trajectory import Trajectory
-from sharpscope.problem import Problem
+from sharpscope.analyzers.surfaces.directions import Directions
+from sharpscope.analyzers.surfaces.refine import EVALUATED, NONFINITE
+from sharpscope.analyzers.surfaces.surface import MISSING, Line, Surface
+from sharpscope.analyzers.surfaces.trajectory import Trajectory
+from sharpscope.core.vectors import Vec
+from sharpscope.problem.problem import Problem
 from sharpscope.store import StoreError, read_arrays, write_arrays
-from sharpscope.vectors import Vec
 
 __all__ = [
     "read_li_directions",

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from sharpscope.analyzers.surface import Line, Surface
-from sharpscope.analyzers.trajectory import Trajectory
-from sharpscope.frames import split
-from sharpscope.results import Result
+from sharpscope.analyzers.surfaces.surface import Line, Surface
+from sharpscope.analyzers.surfaces.trajectory import Trajectory
+from sharpscope.core.frames import split
+from sharpscope.core.results import Result
 from sharpscope.store import StoreError, write_bytes
 from sharpscope.store.results import revive
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sharpscope.analyzers.surface import Surface
-from sharpscope.frames import split
+from sharpscope.analyzers.surfaces.surface import Surface
+from sharpscope.core.frames import split
 from sharpscope.store import write_bytes
 
 __all__ = ["write_vtk"]

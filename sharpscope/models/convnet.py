@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sharpscope.models.initial import kaiming
+from sharpscope.models._initial import kaiming
 
 __all__ = ["ConvNet"]
 

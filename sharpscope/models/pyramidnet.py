@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad, relu
 
-from sharpscope.models.initial import kaiming
+from sharpscope.models._initial import kaiming
 
 __all__ = ["PyramidBlock", "PyramidNet"]
 

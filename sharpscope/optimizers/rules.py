@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sharpscope.ascent.perturbations import Perturbation
 from sharpscope.ascent.probe import Probe
-from sharpscope.pieces import Piece, check_count, check_piece, check_range, off
-from sharpscope.schedules import Number
-from sharpscope.vectors import Vec, add, norm, reject, scale
+from sharpscope.core.expressions import Piece, check_count, check_piece, check_range, off
+from sharpscope.core.schedules import Number
+from sharpscope.core.vectors import Vec, add, norm, reject, scale
 
 __all__ = ["Ascend", "Blend", "Plain", "Reuse", "Rule", "Sharpest", "Sometimes", "Surrogate"]
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
-from sharpscope.analyzers.spectrum import Spectrum
-from sharpscope.analyzers.surface import Line, Surface
-from sharpscope.history import History
+from sharpscope.analyzers.gradients.ratio import GradientRatio, RatioSeries
+from sharpscope.analyzers.spectra.spectrum import Spectrum
+from sharpscope.analyzers.surfaces.surface import Line, Surface
+from sharpscope.core.history import History
+from sharpscope.plots.eigenvalues.spectrum import EIGENVALUE, ERROR_BAR
 from sharpscope.plots.history import TEST_ERROR, finite, loss_axis, time_axis
+from sharpscope.plots.landscapes._scale import add_colorbar, loss_scale
+from sharpscope.plots.landscapes.surface import draw_line, draw_surface
 from sharpscope.plots.ratio import COORDINATES, draw_histogram, histogram_limits, r_label
-from sharpscope.plots.scale import add_colorbar, loss_scale
-from sharpscope.plots.spectrum import EIGENVALUE, ERROR_BAR
 from sharpscope.plots.style import DOUBLE_COLUMN, INK, SINGLE_COLUMN, canvas, method_styles, plain, prepare, styled
-from sharpscope.plots.surface import draw_line, draw_surface
 
 __all__ = ["lines", "ratio_courses", "ratio_histograms", "spectra", "surfaces", "training_curves"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from sharpscope.history import History
+from sharpscope.core.history import History
 from sharpscope.plots.style import PALETTE, prepare, say, styled
 
 TRAINING_LOSS, TEST_ERROR = "training loss", "test error (%)"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
-from sharpscope.plots.layers import name_layers
+from sharpscope.analyzers.gradients.ratio import GradientRatio, RatioSeries
+from sharpscope.plots._layers import name_layers
 from sharpscope.plots.style import GREY, INK, PALE, PALETTE, SMALL, plain, styled
 
 COORDINATES = "coordinates per bin (%)"

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sharpscope.analyzers.sharpness import Sharpness
-from sharpscope.plots.spectrum import ERROR_BAR
+from sharpscope.analyzers.measures.sharpness import Sharpness
+from sharpscope.plots.eigenvalues.spectrum import ERROR_BAR
 from sharpscope.plots.style import DOUBLE_COLUMN, PALETTE, SMALL, canvas, method_styles, prepare, styled, with_error
 
 __all__ = ["draw_sharpness", "sharpnesses"]

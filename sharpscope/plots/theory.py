@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sharpscope.convergence import Convergence
+from sharpscope.core.convergence import Convergence
 from sharpscope.plots.style import DOUBLE_COLUMN, INK, PALETTE, SMALL, canvas, plain, prepare, styled, with_error
 
 __all__ = ["convergences", "draw_convergence"]

@@ -1,6 +1,9 @@
 """Both papers as recipes: every table and figure, at laptop scale and at paper scale.
 
-A new recipe is one TOML file here.
+Enters: a recipe (one TOML file here, such as ``ssam-table7.toml``) and a scale. Leaves: runs, tables, figures,
+verdicts. A new recipe is one TOML file. Never imports the command line.
+
+Public: none; ``sharpscope reproduce`` calls it.
 """
 
 from __future__ import annotations

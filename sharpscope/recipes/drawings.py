@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from sharpscope import plots
-from sharpscope.history import History
+from sharpscope.core.expressions import resolve
+from sharpscope.core.history import History
+from sharpscope.core.schedules import value_at
+from sharpscope.optimizers.parse import parse
 from sharpscope.optimizers.rules import Sometimes
-from sharpscope.optimizers.text import parse
-from sharpscope.pieces import resolve
 from sharpscope.plots import sweeps
-from sharpscope.recipes.gather import Entry
+from sharpscope.recipes._gather import Entry
 from sharpscope.recipes.numbers import MEASURES
 from sharpscope.recipes.read import Recipe
 from sharpscope.recipes.verdicts import matching
-from sharpscope.schedules import value_at
 
 __all__ = ["DRAWINGS", "draw"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from sharpscope.recipes.gather import missing
-from sharpscope.recipes.pace import Pace, passes
+from sharpscope.recipes._gather import missing
+from sharpscope.recipes._pace import Pace, passes
+from sharpscope.recipes._work import Finished
 from sharpscope.recipes.plan import Cell, unique
 from sharpscope.recipes.read import read
 from sharpscope.recipes.reproduce import Task
-from sharpscope.recipes.work import Finished
 
 __all__ = ["listing"]
 

@@ -11,19 +11,19 @@ from fractions import Fraction
 
 import numpy as np
 
-from sharpscope.analyses import problem_of
-from sharpscope.analyzers.ratio import GradientRatio
-from sharpscope.analyzers.spectrum import Spectrum
-from sharpscope.analyzers.surface import Surface
+from sharpscope.analyzers.gradients.ratio import GradientRatio
+from sharpscope.analyzers.spectra.spectrum import Spectrum
+from sharpscope.analyzers.surfaces.surface import Surface
 from sharpscope.ascent.scores import Fisher
-from sharpscope.history import History
+from sharpscope.core.expressions import Piece, resolve
+from sharpscope.core.history import History
+from sharpscope.core.schedules import delta_eta
+from sharpscope.core.vectors import generator
+from sharpscope.optimizers.parse import parse
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sometimes
-from sharpscope.optimizers.text import parse
-from sharpscope.pieces import Piece, resolve
 from sharpscope.recipes.plan import Cell
-from sharpscope.schedules import delta_eta
+from sharpscope.runs.analyze import problem_of
 from sharpscope.store import Run
-from sharpscope.vectors import generator
 
 __all__ = ["FLOPS", "MEASURES", "TIMES", "Mean", "expected_extra", "flops", "measure", "resolution", "sparsity"]
 

@@ -13,12 +13,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from sharpscope import data
-from sharpscope.analyses import Analysis
-from sharpscope.optimizers.text import parse
-from sharpscope.pieces import check_count
+from sharpscope.core.expressions import check_count
+from sharpscope.optimizers.parse import parse
 from sharpscope.recipes.read import SCALES, Column, Recipe, RecipeError, Row, filled
-from sharpscope.runs import Experiment
-from sharpscope.settings import Settings
+from sharpscope.runs.analyze import Analysis
+from sharpscope.runs.train import Experiment
+from sharpscope.training.settings import Settings
 
 __all__ = ["Cell", "folder", "plan", "selected", "shard", "unique"]
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sharpscope.recipes._gather import entries, missing, verdicts
+from sharpscope.recipes._table import write_summary, write_tables
+from sharpscope.recipes._work import Finished, work
 from sharpscope.recipes.drawings import draw
-from sharpscope.recipes.gather import entries, missing, verdicts
 from sharpscope.recipes.numbers import FLOPS
 from sharpscope.recipes.plan import Cell, plan, shard, unique
 from sharpscope.recipes.read import RecipeError, read
-from sharpscope.recipes.table import write_summary, write_tables
-from sharpscope.recipes.work import Finished, work
 
 __all__ = ["Task", "report", "reproduce"]
 

@@ -1,20 +1,28 @@
-"""The theorems of the papers as recipes: bounds beside measurements instead of rows and columns of networks."""
+"""The theorems of the papers as recipes: bounds beside measurements instead of rows and columns of networks.
+
+A suite is a list of cases; a case that its folder holds already is not run again, so that a suite that was cut off
+goes on where it was.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
+from sharpscope import plots
+from sharpscope.core.convergence import Convergence
 from sharpscope.recipes.plan import shard
 from sharpscope.recipes.read import RecipeError
 from sharpscope.recipes.reproduce import Task
+from sharpscope.store import load, save
 from sharpscope.theory.assumptions import THEOREMS as TEXTS
-from sharpscope.theory.suites import SUITES, cases, run_suite
+from sharpscope.theory.suites import SUITES, cases, table
 
-__all__ = ["THEOREMS", "describe", "prove", "split"]
+__all__ = ["THEOREMS", "describe", "prove", "rst_theorem", "run_suite", "split", "ssam_theorem"]
 
 THEOREMS = tuple(SUITES)
 
@@ -88,6 +96,60 @@ def prove(
             say(f"{key}: {'under the bound' if one.holds else 'NOT under the bound'}, at most {one.closest:.3g} of it")
         written += sorted(path for path in task.place(name).iterdir() if path.name.startswith(name))
     return written
+
+
+def run_suite(
+    suite: str,
+    folder: str | os.PathLike[str],
+    scale: str = "small",
+    seeds: int | None = None,
+    *,
+    results: str | os.PathLike[str] | None = None,
+    share: tuple[int, int] = (1, 1),
+    progress: bool | None = None,
+) -> dict[str, Convergence]:
+    """Run what is missing of a suite; write its tables (Markdown, CSV, LaTeX) and figures (PDF, PNG) into ``folder``.
+
+    Results are kept in ``results``, ``folder``/results by default.  ``share`` = (i, n) runs only every n-th case from
+    the i-th on; tables and figures are written when all are there.  Returns what is there by "THEOREM: METHOD on
+    PROBLEM".  Raises ValueError for an unknown suite or scale.
+    """
+    place, kept = Path(folder), Path(folder) / "results" if results is None else Path(results)
+    found: dict[str, Convergence] = {}
+    planned = cases(suite, scale, seeds)
+    place.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(parents=True, exist_ok=True)
+    for number, case in enumerate(planned):
+        path = kept / case.file
+        result = load(path) if path.exists() else None
+        if not isinstance(result, Convergence) and number % share[1] == share[0] - 1:
+            result = case.run(progress)
+            save(result, path, replace=True)
+        if isinstance(result, Convergence):
+            found[f"{case.theorem}: {case.label}"] = result
+    if len(found) < len(planned):
+        return found
+    for style, ending in (("github", "md"), ("csv", "csv"), ("latex", "tex")):
+        (place / f"{suite}.{ending}").write_text(table(found, style), encoding="utf-8")
+    for quantity in dict.fromkeys(result.quantity for result in found.values()):
+        shown = {key.partition(": ")[2]: one for key, one in found.items() if one.quantity == quantity}
+        name = suite if suite == "ssam-theorem" else f"{suite}-{1 if next(iter(shown.values())).power else 2}"
+        plots.save_figure(plots.convergences(shown), place, name)
+    return found
+
+
+def ssam_theorem(
+    folder: str | os.PathLike[str], scale: str = "small", seeds: int | None = None
+) -> dict[str, Convergence]:
+    """Theorems 1 and 2 of Sparse SAM: SGD, SAM, SSAM-F and SSAM-D on a quadratic and on logistic regression."""
+    return run_suite("ssam-theorem", folder, scale, seeds)
+
+
+def rst_theorem(
+    folder: str | os.PathLike[str], scale: str = "small", seeds: int | None = None
+) -> dict[str, Convergence]:
+    """Theorems 1 and 2 of RST: gradient descent, SAM, RST, G-RST and RST over SSAM-D on four problems."""
+    return run_suite("rst-theorem", folder, scale, seeds)
 
 
 def _share(share: str) -> tuple[int, int]:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sharpscope.recipes._gather import entries, verdicts
+from sharpscope.recipes._table import write_tables
+from sharpscope.recipes._work import Finished, work
 from sharpscope.recipes.drawings import draw
-from sharpscope.recipes.gather import entries, verdicts
 from sharpscope.recipes.plan import Cell, unique
 from sharpscope.recipes.read import RecipeError, read
 from sharpscope.recipes.reproduce import Task
-from sharpscope.recipes.table import write_tables
-from sharpscope.recipes.work import Finished, work
 
 __all__ = ["trial"]
 

@@ -9,13 +9,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharpscope.store.backends import QUARANTINE, SUFFIX, Backend, Folder, kind_of, read_parts, split_name
+from sharpscope.store._backends import QUARANTINE, SUFFIX, Backend, Folder, kind_of, read_parts, split_name
+from sharpscope.store._files import fsync_folder, known_path
+from sharpscope.store._locks import locked
+from sharpscope.store._tree import decode
 from sharpscope.store.errors import MissingPart, StoreError, answering
-from sharpscope.store.files import fsync_folder, known_path
-from sharpscope.store.locks import locked
 from sharpscope.store.pack import INDEX, open_run, pack_run, search_packed
 from sharpscope.store.run import Run
-from sharpscope.store.tree import decode
 
 __all__ = ["Damage", "verify_run"]
 

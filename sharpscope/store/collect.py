@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sharpscope.frames import frame
+from sharpscope.core.frames import frame
 from sharpscope.store.pack import open_run
 from sharpscope.store.run import Run
 
 if TYPE_CHECKING:
-    from sharpscope.frames import DataFrame
+    from sharpscope.core.frames import DataFrame
 
 __all__ = ["collect", "collected", "leaves"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from sharpscope.store._files import require_free, write_file
+from sharpscope.store._nodes import Branch
+from sharpscope.store._parts import open_hdf5
 from sharpscope.store.errors import StoreError
-from sharpscope.store.files import require_free, write_file
 from sharpscope.store.guard import read_branch
-from sharpscope.store.nodes import Branch
-from sharpscope.store.parts import open_hdf5
 
 __all__ = ["Arrays", "read_arrays", "write_arrays"]
 

@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import h5py
 import numpy as np
 
+from sharpscope.store._nodes import ATTRIBUTES, Attribute, Branch, Leaf, Node, Sums, sum_of
 from sharpscope.store.errors import StoreError
-from sharpscope.store.nodes import ATTRIBUTES, Attribute, Branch, Leaf, Node, Sums, sum_of
 
 __all__ = ["LIMIT", "checked_child", "read_attributes", "read_branch", "reading"]
 

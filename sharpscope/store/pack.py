@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 
 from sharpscope.store import guard
-from sharpscope.store.backends import (
+from sharpscope.store._backends import (
     DRAWERS,
     LEVELS,
     NAME,
@@ -30,12 +30,12 @@ from sharpscope.store.backends import (
     read_parts,
     split_name,
 )
+from sharpscope.store._files import fsync_folder, known_path, require_free, sweep, temporary_name, write_file
+from sharpscope.store._nodes import Branch, digest, sum_of, write_branch
+from sharpscope.store._parts import CHECKSUM, check_header, make_branch, open_hdf5, shown, verified, write_sealed
+from sharpscope.store._tree import decode
 from sharpscope.store.errors import MissingPart, StoreError, answering
-from sharpscope.store.files import fsync_folder, known_path, require_free, sweep, temporary_name, write_file
-from sharpscope.store.nodes import Branch, digest, sum_of, write_branch
-from sharpscope.store.parts import CHECKSUM, check_header, make_branch, open_hdf5, shown, verified, write_sealed
 from sharpscope.store.run import Run, open_folder
-from sharpscope.store.tree import decode
 
 __all__ = ["is_run", "open_run", "pack_run", "unpack_run"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from sharpscope.store.nodes import digest
-from sharpscope.store.tree import encode
+from sharpscope.store._nodes import digest
+from sharpscope.store._tree import encode
 
 __all__ = ["provenance", "weights_digest"]
 

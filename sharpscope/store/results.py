@@ -1,7 +1,7 @@
 """Results on disk: the fields of a dataclass, written and checked from outside.
 
 A result is a part of kind "result" with the attribute ``result`` (the name of its class) and one entry per field.  A
-file is never asked what to build: the name is looked up among the classes that ``sharpscope.results.result_kinds``
+file is never asked what to build: the name is looked up among the classes that ``sharpscope.core.results.result_kinds``
 knows, and every field is checked against its declaration.
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from sharpscope.results import Result, result_kinds
+from sharpscope.core.results import Result, result_kinds
+from sharpscope.store._files import known_path
+from sharpscope.store._parts import read_part, write_part
+from sharpscope.store._tree import PLAIN
 from sharpscope.store.errors import StoreError
-from sharpscope.store.files import known_path
-from sharpscope.store.parts import read_part, write_part
-from sharpscope.store.tree import PLAIN
 
 __all__ = ["load", "result_tree", "revive", "save"]
 
@@ -33,7 +33,7 @@ def save(result: Result, path: str | os.PathLike[str], replace: bool = False) ->
     if a field holds something that its declaration does not allow, or if the system refuses to write.
 
     >>> import tempfile
-    >>> from sharpscope.history import History
+    >>> from sharpscope.core.history import History
     >>> curve = np.array([2.3, 1.1])
     >>> history = History("sgd()", 2, 10, 100, curve, curve, curve, curve, curve, curve)
     >>> with tempfile.TemporaryDirectory() as folder:

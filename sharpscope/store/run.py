@@ -35,17 +35,17 @@ from typing import Any, TypeVar
 
 import torch
 
-from sharpscope.history import Steps
-from sharpscope.results import Result
-from sharpscope.store.backends import Backend, Folder, check_name, check_origin, check_owner, kind_of, make_folder
+from sharpscope.core.history import Steps
+from sharpscope.core.results import Result
+from sharpscope.store._backends import Backend, Folder, check_name, check_origin, check_owner, kind_of, make_folder
+from sharpscope.store._files import fsync_folder
+from sharpscope.store._locks import locked
+from sharpscope.store._parts import shown, write_part
+from sharpscope.store._tree import decode
 from sharpscope.store.errors import MissingPart, StoreError, answering
-from sharpscope.store.files import fsync_folder
-from sharpscope.store.locks import locked
-from sharpscope.store.parts import shown, write_part
 from sharpscope.store.results import result_tree, revive
 from sharpscope.store.snapshots import Snapshots
 from sharpscope.store.steps import StepWriter, read_steps
-from sharpscope.store.tree import decode
 
 __all__ = ["Results", "Run", "create_run", "open_folder"]
 

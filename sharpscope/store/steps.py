@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sharpscope.history import Steps
-from sharpscope.results import Result
+from sharpscope.core.history import Steps
+from sharpscope.core.results import Result
 
 __all__ = ["StepWriter", "read_steps"]
 

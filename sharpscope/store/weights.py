@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from sharpscope.store._files import known_path, require_file
+from sharpscope.store._parts import SIGNATURE, read_header, read_part
 from sharpscope.store.errors import StoreError
-from sharpscope.store.files import known_path, require_file
 from sharpscope.store.pack import open_run
-from sharpscope.store.parts import SIGNATURE, read_header, read_part
 
 __all__ = ["load_weights"]
 

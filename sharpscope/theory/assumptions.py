@@ -11,11 +11,11 @@ import torch
 from sharpscope.ascent.perturbations import Ball, Masked, Memory, Metric, Perturbation
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.shift import Shift
+from sharpscope.core.expressions import check_count, check_piece, check_range, resolve
+from sharpscope.core.schedules import Constant, InverseSqrt, Number, Schedule
+from sharpscope.core.vectors import Vec
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Rule, Sometimes
-from sharpscope.pieces import check_count, check_piece, check_range, resolve
-from sharpscope.schedules import Constant, InverseSqrt, Number, Schedule
 from sharpscope.theory.problems import Known
-from sharpscope.vectors import Vec
 
 __all__ = ["THEOREMS", "Form", "Unnormalized", "checked", "learning_rate"]
 

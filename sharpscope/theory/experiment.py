@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from sharpscope.ascent.batch import Batch
-from sharpscope.bounds import direct_bound, rst_theorem_1, rst_theorem_2, ssam_theorem_1, ssam_theorem_2
-from sharpscope.convergence import Convergence
+from sharpscope.core.convergence import Convergence
+from sharpscope.core.progress import bar
+from sharpscope.core.schedules import Number, value_at
 from sharpscope.optimizers.rules import Rule
-from sharpscope.optimizers.shell import SharpnessAware
-from sharpscope.progress import bar
-from sharpscope.schedules import Number, value_at
+from sharpscope.optimizers.sharpness_aware import SharpnessAware
 from sharpscope.theory.assumptions import THEOREMS, Form, checked, learning_rate
+from sharpscope.theory.bounds import direct_bound, rst_theorem_1, rst_theorem_2, ssam_theorem_1, ssam_theorem_2
 from sharpscope.theory.problems import Known
 
 __all__ = ["run_theorem"]
@@ -61,7 +61,7 @@ def run_theorem(
     what the theorem assumes; ArithmeticError for weights that leave the region where the constants hold.
 
     Example:
-        >>> from sharpscope.optimizers.names import rst, sam
+        >>> from sharpscope.optimizers.methods import rst, sam
         >>> from sharpscope.theory.problems import least_squares
         >>> found = run_theorem("rst-2", least_squares(), rst(sam(rho=0.01), p=0.5), steps=20, seeds=2)
         >>> found.holds, found.measured.shape

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sharpscope.pieces import check_count, check_range
-from sharpscope.problem import Problem
+from sharpscope.core.expressions import check_count, check_range
+from sharpscope.problem.problem import Problem
 
 __all__ = ["Known", "least_squares", "logistic", "quadratic", "waves"]
 

@@ -1,31 +1,23 @@
-"""All theorems of one paper, measured: results, a table and a figure in a folder.
-
-A suite is a list of cases; a case that its folder holds already is not run again, so that a suite that was cut off
-goes on where it was.
-"""
+"""All theorems of one paper, measured: the cases, and their table."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from tabulate import tabulate
 
-from sharpscope import plots
-from sharpscope.convergence import Convergence
-from sharpscope.optimizers.names import grst, rst, sam, sgd, ssam_d, ssam_f
+from sharpscope.core.convergence import Convergence
+from sharpscope.core.schedules import InverseSqrt
+from sharpscope.optimizers.methods import grst, rst, sam, sgd, ssam_d, ssam_f
 from sharpscope.optimizers.rules import Ascend, Rule
-from sharpscope.schedules import InverseSqrt
-from sharpscope.store import load, save
 from sharpscope.theory.assumptions import Unnormalized
 from sharpscope.theory.experiment import run_theorem
 from sharpscope.theory.problems import Known, least_squares, logistic, quadratic, waves
 
-__all__ = ["SCALES", "SUITES", "Case", "cases", "rst_theorem", "run_suite", "ssam_theorem", "table"]
+__all__ = ["SCALES", "SUITES", "Case", "cases", "table"]
 
 SCALES = {"small": (400, 150, 20), "paper": (10_000, 1000, 100)}  # steps of SSAM, of RST; seeds
 
@@ -119,60 +111,6 @@ def cases(suite: str, scale: str = "small", seeds: int | None = None) -> list[Ca
         raise ValueError(f"cases got scale={scale!r}, expected one of {', '.join(SCALES)}: change scale")
     ssam, rst_, usual = SCALES[scale]
     return SUITES[suite](ssam if suite == "ssam-theorem" else rst_, usual if seeds is None else seeds)
-
-
-def run_suite(
-    suite: str,
-    folder: str | os.PathLike[str],
-    scale: str = "small",
-    seeds: int | None = None,
-    *,
-    results: str | os.PathLike[str] | None = None,
-    share: tuple[int, int] = (1, 1),
-    progress: bool | None = None,
-) -> dict[str, Convergence]:
-    """Run what is missing of a suite; write its tables (Markdown, CSV, LaTeX) and figures (PDF, PNG) into ``folder``.
-
-    Results are kept in ``results``, ``folder``/results by default.  ``share`` = (i, n) runs only every n-th case from
-    the i-th on; tables and figures are written when all are there.  Returns what is there by "THEOREM: METHOD on
-    PROBLEM".  Raises ValueError for an unknown suite or scale.
-    """
-    place, kept = Path(folder), Path(folder) / "results" if results is None else Path(results)
-    found: dict[str, Convergence] = {}
-    planned = cases(suite, scale, seeds)
-    place.mkdir(parents=True, exist_ok=True)
-    kept.mkdir(parents=True, exist_ok=True)
-    for number, case in enumerate(planned):
-        path = kept / case.file
-        result = load(path) if path.exists() else None
-        if not isinstance(result, Convergence) and number % share[1] == share[0] - 1:
-            result = case.run(progress)
-            save(result, path, replace=True)
-        if isinstance(result, Convergence):
-            found[f"{case.theorem}: {case.label}"] = result
-    if len(found) < len(planned):
-        return found
-    for style, ending in (("github", "md"), ("csv", "csv"), ("latex", "tex")):
-        (place / f"{suite}.{ending}").write_text(table(found, style), encoding="utf-8")
-    for quantity in dict.fromkeys(result.quantity for result in found.values()):
-        shown = {key.partition(": ")[2]: one for key, one in found.items() if one.quantity == quantity}
-        name = suite if suite == "ssam-theorem" else f"{suite}-{1 if next(iter(shown.values())).power else 2}"
-        plots.save_figure(plots.convergences(shown), place, name)
-    return found
-
-
-def ssam_theorem(
-    folder: str | os.PathLike[str], scale: str = "small", seeds: int | None = None
-) -> dict[str, Convergence]:
-    """Theorems 1 and 2 of Sparse SAM: SGD, SAM, SSAM-F and SSAM-D on a quadratic and on logistic regression."""
-    return run_suite("ssam-theorem", folder, scale, seeds)
-
-
-def rst_theorem(
-    folder: str | os.PathLike[str], scale: str = "small", seeds: int | None = None
-) -> dict[str, Convergence]:
-    """Theorems 1 and 2 of RST: gradient descent, SAM, RST, G-RST and RST over SSAM-D on four problems."""
-    return run_suite("rst-theorem", folder, scale, seeds)
 
 
 def table(results: Mapping[str, Convergence], style: str = "github") -> str:

@@ -26,7 +26,7 @@ from sharpscope import (
 )
 from sharpscope.ascent.masks import perturbed_count
 from sharpscope.ascent.scores import Gradient, Random, Weight
-from sharpscope.bits import unpack
+from sharpscope.coordinates.bits import unpack
 from tests import reference
 from tests.conftest import devices
 from tests.problems import CASES, CONV, DROPOUT, MLP, TRANSFORMER, Case

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sharpscope.ascent.selection import check_choice, choose, perturbed_count
+from sharpscope.ascent._selection import check_choice, choose, perturbed_count
 
 
 def scores_of(*shapes: tuple[int, ...]) -> list[Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sharpscope.ascent.shift import Shift, Way
-from sharpscope.bits import pack
+from sharpscope.coordinates.bits import pack
 
 
 def tensors(seed: int) -> list[Tensor]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sharpscope.core.vectors import generator
 from sharpscope.data import DataError, cutout, mixup
-from sharpscope.vectors import generator
 
 
 @pytest.mark.parametrize(("shape", "side"), [((5, 3, 9, 7), 4), ((3, 1, 6, 6), 1), ((2, 2, 4, 4), 20)])

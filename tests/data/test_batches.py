@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sharpscope.core.vectors import generator as seeded
 from sharpscope.data import DataError, batches, crop_and_flip
-from sharpscope.vectors import generator as seeded
 
 
 def order(count: int, batch_size: int, seed: int, epoch: int) -> list[int]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sharpscope import data
+from sharpscope.data.synthetic import SHAPES
 
 NAMES = (
     *("cifar10", "cifar100", "digits", "fashion-mnist", "imagenet", "mnist"),
@@ -49,7 +50,7 @@ def test_the_rest_is_tested_on() -> None:
 def test_noise_in_the_shape_of_a_data_set(like: str) -> None:
     images = data.load(f"synthetic:{like}", train=6, test=3)
     assert images.sizes == (6, 3) and images.digest() == data.load(f"synthetic:{like}", train=6, test=3).digest()
-    assert images.shape == data.SHAPES[like][0] and len(images.classes) == data.SHAPES[like][1]
+    assert images.shape == SHAPES[like][0] and len(images.classes) == SHAPES[like][1]
     assert images.resize(16).shape == (images.shape[0], 16, 16)
     if like == "digits":  # as the real ones
         assert (images.shape, images.augment) == (data.digits().shape, data.digits().augment)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sharpscope.data import DataError, cifar10, cifar100
-from sharpscope.data.pickles import read_pickle
+from sharpscope.data._pickles import read_pickle
 
 RNG = np.random.default_rng(5)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from sharpscope.analyses import directions_of
-from sharpscope.analyzers.trajectory import Trajectory
+from sharpscope.analyzers.surfaces.trajectory import Trajectory
 from sharpscope.cli import main
 from sharpscope.exchange.files import export
 from sharpscope.exchange.li import read_li_directions, read_li_surface
 from sharpscope.exchange.table import read_csv
+from sharpscope.runs.analyze import directions_of
 from sharpscope.store import Run, StoreError, open_run, pack_run, save
 
 

@@ -15,12 +15,12 @@ import torch
 import xarray
 from torch import nn
 
-from sharpscope.analyzers.surface import Surface, line, surface
-from sharpscope.analyzers.trajectory import trajectory
+from sharpscope.analyzers.surfaces.surface import Surface, line, surface
+from sharpscope.analyzers.surfaces.trajectory import trajectory
+from sharpscope.core.results import Result
 from sharpscope.exchange.files import export
 from sharpscope.exchange.table import read_csv
-from sharpscope.problem import Problem
-from sharpscope.results import Result
+from sharpscope.problem.problem import Problem
 from sharpscope.store import StoreError
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from sharpscope.analyzers.directions import Directions, random_directions
-from sharpscope.analyzers.headings import pca_directions
-from sharpscope.analyzers.surface import Line, Surface, line, surface
-from sharpscope.analyzers.trajectory import trajectory
+from sharpscope.analyzers.surfaces.directions import Directions, random_directions
+from sharpscope.analyzers.surfaces.named_directions import pca_directions
+from sharpscope.analyzers.surfaces.surface import Line, Surface, line, surface
+from sharpscope.analyzers.surfaces.trajectory import trajectory
 from sharpscope.exchange.li import (
     read_li_directions,
     read_li_surface,
@@ -25,7 +25,7 @@ from sharpscope.exchange.li import (
     write_li_surface,
     write_li_trajectory,
 )
-from sharpscope.problem import Problem
+from sharpscope.problem.problem import Problem
 from sharpscope.store import StoreError
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sharpscope import models
-from sharpscope.problem import Problem
+from sharpscope.problem.problem import Problem
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
 

@@ -26,14 +26,14 @@ from sharpscope import (
     gsam,
     rst,
     sam,
-    schedules,
     ssam_d,
 )
 from sharpscope.ascent import masks, perturbations, scores
 from sharpscope.ascent.probe import Probe
 from sharpscope.ascent.scores import Random
-from sharpscope.optimizers import names, rules
-from sharpscope.pieces import Piece
+from sharpscope.core import schedules
+from sharpscope.core.expressions import Piece
+from sharpscope.optimizers import methods, rules
 from tests.optimizers.shared import everything, optimizer_of, run, same
 from tests.problems import DROPOUT, METHODS, MLP, RULES
 
@@ -73,9 +73,9 @@ def test_no_piece_takes_a_value_of_a_wrong_kind(piece: type[Piece], field: str) 
             piece(**{**given, field: bad})
 
 
-@pytest.mark.parametrize("name", names.__all__)
+@pytest.mark.parametrize("name", methods.__all__)
 def test_no_method_takes_a_number_of_a_wrong_kind(name: str) -> None:
-    method = getattr(names, name)
+    method = getattr(methods, name)
     for argument, parameter in inspect.signature(method).parameters.items():
         for bad in NUMBERS:
             if (argument in COUNTS and bad == 10**400) or (argument in TEXTS and bad == "x"):

@@ -8,12 +8,12 @@ import pytest
 
 matplotlib.use("Agg")
 
-from sharpscope.analyzers.masks import MaskOverlap
-from sharpscope.analyzers.profile import MaskProfile
-from sharpscope.analyzers.ratio import GradientRatio, RatioSeries
-from sharpscope.analyzers.spectrum import Spectrum
-from sharpscope.analyzers.surface import Line, Surface
-from sharpscope.history import History
+from sharpscope.analyzers.gradients.ratio import GradientRatio, RatioSeries
+from sharpscope.analyzers.masks.overlap import MaskOverlap
+from sharpscope.analyzers.masks.profile_result import MaskProfile
+from sharpscope.analyzers.spectra.spectrum import Spectrum
+from sharpscope.analyzers.surfaces.surface import Line, Surface
+from sharpscope.core.history import History
 
 METHODS = ("SGD", "SAM", "SSAM-F", "SSAM-D", "RST")
 SHARPNESS = dict(zip(METHODS, (4.0, 1.0, 1.2, 1.3, 1.6), strict=True))

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from sharpscope import plots
-from sharpscope.analyzers.curvature import Curvature
-from sharpscope.analyzers.density import Density
-from sharpscope.analyzers.track import Track
+from sharpscope.analyzers.spectra.curvature import Curvature
+from sharpscope.analyzers.spectra.density import Density
+from sharpscope.analyzers.spectra.track import Track
 
 
 def make_density(scale=1.0, probes=5):

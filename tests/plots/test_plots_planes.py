@@ -11,10 +11,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from sharpscope import plots
-from sharpscope.analyzers.curvature_map import CurvatureMap
-from sharpscope.analyzers.trajectory import Trajectory
-from sharpscope.plots.relief import way_heights
-from sharpscope.plots.scale import loss_scale
+from sharpscope.analyzers.surfaces.curvature_map import CurvatureMap
+from sharpscope.analyzers.surfaces.trajectory import Trajectory
+from sharpscope.plots.landscapes._relief import way_heights
+from sharpscope.plots.landscapes._scale import loss_scale
 
 
 @pytest.fixture(autouse=True)

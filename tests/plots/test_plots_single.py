@@ -10,9 +10,9 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from sharpscope import plots
-from sharpscope.plots.layers import layer_blocks
-from sharpscope.plots.masks import mask_axis
-from sharpscope.plots.scale import loss_scale
+from sharpscope.plots._layers import layer_blocks
+from sharpscope.plots.landscapes._scale import loss_scale
+from sharpscope.plots.masks.overlap import mask_axis
 from sharpscope.plots.style import with_error
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sharpscope import plots
-from sharpscope.convergence import Convergence
+from sharpscope.core.convergence import Convergence
 
 
 def make(problem="quadratic, 20 weights", power=True, direct=True):

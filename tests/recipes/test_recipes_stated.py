@@ -11,9 +11,9 @@ import torch
 from sharpscope import models, recipes
 from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.perturbations import Ball, Masked
-from sharpscope.optimizers.shell import SharpnessAware
-from sharpscope.optimizers.text import parse
-from sharpscope.pieces import Piece
+from sharpscope.core.expressions import Piece
+from sharpscope.optimizers.parse import parse
+from sharpscope.optimizers.sharpness_aware import SharpnessAware
 from sharpscope.recipes.numbers import FLOPS, expected_extra, flops
 from sharpscope.recipes.plan import selected
 from sharpscope.recipes.read import SCALES

@@ -18,15 +18,15 @@ from scipy import stats
 
 from sharpscope import recipes
 from sharpscope.cli import main
-from sharpscope.recipes import work
+from sharpscope.recipes import _work as work
 from sharpscope.recipes.listing import listing
 from sharpscope.recipes.numbers import Mean
 from sharpscope.recipes.plan import folder, shard, unique
 from sharpscope.recipes.read import Claim, filled
 from sharpscope.recipes.verdicts import RULE, RULES, Verdict, judged
-from sharpscope.runs import Experiment
-from sharpscope.settings import Settings
+from sharpscope.runs.train import Experiment
 from sharpscope.store import open_run
+from sharpscope.training.settings import Settings
 
 QUICK = {"epochs": 2, "train": 64, "test": 32}
 WORDS = ["--seeds", "2", *(f"--set={key}={value}" for key, value in QUICK.items())]

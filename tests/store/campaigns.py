@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from sharpscope.analyses import Analysis, analyze_run
-from sharpscope.history import History, Steps
-from sharpscope.runs import Experiment, train_run
+from sharpscope.core.history import History, Steps
+from sharpscope.runs.analyze import Analysis, analyze_run
+from sharpscope.runs.train import Experiment, train_run
 from sharpscope.store import Run, StoreError, create_run, is_run, open_run, pack_run, unpack_run, verify_run
-from sharpscope.store.nodes import digest
-from sharpscope.store.tree import encode
-from sharpscope.training import Settings
-from sharpscope.training import _optimizer as optimizer
+from sharpscope.store._nodes import digest
+from sharpscope.store._tree import encode
+from sharpscope.training.loop import Settings
+from sharpscope.training.loop import _optimizer as optimizer
 
 Say = Callable[[str], object]
 QUICK = Experiment(Settings("ssam_d(0.1)", epochs=3, batch_size=32), train=96, test=32)

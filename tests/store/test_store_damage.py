@@ -15,9 +15,9 @@ CHILD = """
 import sys
 import numpy as np, torch
 from sharpscope.store import StoreError
-from sharpscope.store.parts import read_part, write_part
-from sharpscope.store.nodes import digest
-from sharpscope.store.tree import encode
+from sharpscope.store._parts import read_part, write_part
+from sharpscope.store._nodes import digest
+from sharpscope.store._tree import encode
 
 folder, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(seed)

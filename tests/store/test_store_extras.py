@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 
 import sharpscope as ss
 from sharpscope.cli import main
-from sharpscope.history import History, Steps
-from sharpscope.results import Result
-from sharpscope.runs import Experiment, train_run
+from sharpscope.core.history import History, Steps
+from sharpscope.core.results import Result
+from sharpscope.runs.train import Experiment, train_run
 from sharpscope.store import StoreError, create_run, open_run, pack_run, steps, unpack_run, verify_run
-from sharpscope.store.parts import write_part
+from sharpscope.store._parts import write_part
 from sharpscope.store.results import load, save
-from sharpscope.training import Settings
+from sharpscope.training.loop import Settings
 from tests.store.campaigns import made_history, synthetic_run
 
 SCHEMA_1, SCHEMA_2 = (Path(__file__).with_name(f"schema{number}.h5") for number in (1, 2))
@@ -112,7 +112,7 @@ def test_training_keeps_every_step_and_where_it_came_from(tmp_path: Path) -> Non
     assert {"host", "threads", "packages", "platform", "python", "sharpscope", "created"} < set(said)
     assert len(said.get("git_revision", "0" * 40).removesuffix("+changes")) == 40
     ss.store.run.Run.prune(run, 1)
-    from sharpscope.analyses import Analysis, analyze_run
+    from sharpscope.runs.analyze import Analysis, analyze_run
 
     analyze_run(run, ["ratio"], Analysis(examples=32))
     about = run.provenance("results/ratio")

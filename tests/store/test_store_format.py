@@ -8,11 +8,11 @@ from pathlib import Path
 import h5py
 
 import sharpscope
-from sharpscope.analyses import Analysis, analyze_run
-from sharpscope.runs import Experiment, train_run
+from sharpscope.runs.analyze import Analysis, analyze_run
+from sharpscope.runs.train import Experiment, train_run
 from sharpscope.store import pack_run
-from sharpscope.store.parts import SCHEMA
-from sharpscope.training import Settings
+from sharpscope.store._parts import SCHEMA
+from sharpscope.training.loop import Settings
 
 TEXT = Path(sharpscope.__file__).with_name("store").joinpath("FORMAT.md").read_text(encoding="utf-8")
 

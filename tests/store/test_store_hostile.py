@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sharpscope.store import StoreError, guard, load
-from sharpscope.store.parts import read_part, write_part
+from sharpscope.store._parts import read_part, write_part
 
 Trick = Callable[[h5py.File], Any]
 
@@ -215,7 +215,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 READER = """
 import sys
 from sharpscope.store import StoreError
-from sharpscope.store.parts import read_part
+from sharpscope.store._parts import read_part
 for path in sys.argv[1:]:
     try:
         read_part(path)

@@ -17,12 +17,12 @@ from click.testing import CliRunner
 
 import sharpscope as ss
 from sharpscope.cli import main
-from sharpscope.history import Steps
+from sharpscope.core.history import Steps
 from sharpscope.store import StoreError, create_run, load_weights, open_run, pack_run, unpack_run, verify_run
-from sharpscope.store.files import write_file
-from sharpscope.store.nodes import Branch, digest, leaves, write_branch
+from sharpscope.store._files import write_file
+from sharpscope.store._nodes import Branch, digest, leaves, write_branch
+from sharpscope.store._parts import CHECKSUM, make_branch, read_part, write_part
 from sharpscope.store.pack import INDEX, KIND
-from sharpscope.store.parts import CHECKSUM, make_branch, read_part, write_part
 from sharpscope.store.run import Run
 
 WEIGHTS = {"model": {"w": torch.ones(2)}}

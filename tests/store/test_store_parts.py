@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from sharpscope.store import StoreError, files, nodes
-from sharpscope.store.parts import SCHEMA, read_header, read_part, verify, write_part
+from sharpscope.store import StoreError
+from sharpscope.store import _files as files
+from sharpscope.store import _nodes as nodes
+from sharpscope.store._parts import SCHEMA, read_header, read_part, verify, write_part
 
 TREE = {"w": np.arange(5.0), "name": "x"}
 
@@ -318,7 +320,7 @@ def test_reading_needs_no_lock(tmp_path: Path) -> None:
 WRITER = """
 import sys
 import numpy as np
-from sharpscope.store.parts import write_part
+from sharpscope.store._parts import write_part
 
 def write(folder):
     for turn in range(10**9):
@@ -330,7 +332,7 @@ def write(folder):
 KILLS = """
 import os, signal, time
 from pathlib import Path
-from sharpscope.store.parts import read_part
+from sharpscope.store._parts import read_part
 
 rng, read = np.random.default_rng(0), 0
 for _ in range(10):

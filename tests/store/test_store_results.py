@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import sharpscope
-from sharpscope.results import Result, result_kinds
+from sharpscope.core.results import Result, result_kinds
 from sharpscope.store import StoreError, create_run, load, save
-from sharpscope.store.parts import write_part
+from sharpscope.store._parts import write_part
 
 
 @dataclass(frozen=True, eq=False, repr=False)

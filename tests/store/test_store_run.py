@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from sharpscope.history import History
+from sharpscope.core.history import History
 from sharpscope.store import Run, StoreError, create_run, open_run, pack_run, save, unpack_run
-from sharpscope.store.parts import write_part
+from sharpscope.store._parts import write_part
 
 CONFIG = {"rule": "sam(rho=0.05)", "epochs": 15, "schedule": {"lr": [0.1, 0.01]}, "augment": None}
 

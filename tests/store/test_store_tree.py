@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from sharpscope.store import StoreError
-from sharpscope.store.parts import read_part, write_part
-from sharpscope.store.tree import _BITS, read_tree, write_tree
+from sharpscope.store._parts import read_part, write_part
+from sharpscope.store._tree import _BITS, read_tree, write_tree
 
 
 def same(a: Any, b: Any) -> bool:

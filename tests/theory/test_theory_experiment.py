@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from sharpscope.ascent.perturbations import Ball, Magnitude
-from sharpscope.convergence import Convergence
-from sharpscope.optimizers.names import asam, gnr, grst, looksam, rst, sam, sgd, ssam_d, ssam_f
+from sharpscope.core.convergence import Convergence
+from sharpscope.core.schedules import Cosine, InverseSqrt
+from sharpscope.optimizers.methods import asam, gnr, grst, looksam, rst, sam, sgd, ssam_d, ssam_f
 from sharpscope.optimizers.rules import Ascend
-from sharpscope.schedules import Cosine, InverseSqrt
+from sharpscope.recipes.theorems import run_suite
 from sharpscope.store import load, save
 from sharpscope.theory.assumptions import Unnormalized
 from sharpscope.theory.experiment import run_theorem
 from sharpscope.theory.problems import least_squares, logistic, quadratic, waves
-from sharpscope.theory.suites import cases, run_suite, table
+from sharpscope.theory.suites import cases, table
 
 FALLING = InverseSqrt(0.2)
 SSAM = {

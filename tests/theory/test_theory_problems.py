@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.func import functional_call, vmap
 
-from sharpscope.operators import hessian
+from sharpscope.curvature.operators import hessian
 from sharpscope.theory.problems import Known, least_squares, logistic, quadratic, waves
 
 PROBLEMS = {
