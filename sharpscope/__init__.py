@@ -60,6 +60,7 @@ from sharpscope.optimizers.methods import asam, esam, gnr, grst, gsam, looksam, 
 from sharpscope.optimizers.parse import RuleError, parse
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
 from sharpscope.optimizers.sharpness_aware import SharpnessAware
+from sharpscope.problem.function import function
 from sharpscope.problem.problem import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ __all__ = [
     "Problem",
     "ProblemError",
     "fisher",
+    "function",
     "ggn",
     "hessian",
     # analyzers and their results

@@ -97,13 +97,13 @@ class Probe:
 
     @property
     def problem(self) -> Problem:
-        """The problem behind the training, for rules that look at more than the batch."""
+        """The problem behind the training, at the weights that are trained, for rules that look beyond the batch."""
         if self._problem is None:
             raise ValueError(
                 "the rule asks for per-example gradients and got no problem, expected the data it trains on: "
                 "SharpnessAware(base, rule, problem=sharpscope.Problem(model, loss, data))"
             )
-        return self._problem
+        return self._problem if self._closure is None else self._problem.refresh()
 
     def value(self, number: Number, low: float = -math.inf, high: float = math.inf) -> float:
         """A number or schedule at this step; raises ValueError where a schedule leaves the range."""

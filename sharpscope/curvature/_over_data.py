@@ -16,7 +16,7 @@ from sharpscope.curvature._compiled import compiled
 from sharpscope.curvature._tape import Tape
 from sharpscope.curvature.products import Curvature, kernels
 from sharpscope.problem.examples import Examples, cut
-from sharpscope.problem.problem import ProblemError, check_autograd
+from sharpscope.problem.problem import ProblemError
 
 __all__ = ["Sum", "budget", "pieces"]
 
@@ -57,12 +57,8 @@ class Sum:
         problem = self.curvature.point.problem
         if not problem.objective.mean:
             return 1.0
-        total = 0.0
-        with problem.guard(), torch.no_grad():
-            for batch in problem.batches:
-                needed = problem.objective.denominator is not None
-                outputs = problem.outputs(batch, self.curvature.point.everything) if needed else None
-                total += float(problem.objective.weight(outputs, batch.targets))
+        with problem.guard(), problem.quiet():
+            total = sum(problem.weight(batch, self.curvature.point.everything) for batch in problem.batches)
         if total == 0.0:
             raise ProblemError(
                 "the loss got the denominator 0, expected a target that counts: all are ignored or weigh nothing, so "
@@ -73,7 +69,7 @@ class Sum:
     def __call__(self, vector: Tensor) -> Tensor:
         """The product with a vector of shape (n,)."""
         point = self.curvature.point
-        direction = [point.laid(v) for v in unflatten(vector, point.weights)]
+        direction = point.direction(unflatten(vector, point.weights))
         sums: Vec = [torch.zeros_like(w) for w in point.weights]
         with point.problem.guard(), running(self.curvature):
             if self.compile and not self.compiled:
@@ -124,8 +120,8 @@ class Sum:
 
 def running(curvature: Curvature) -> contextlib.AbstractContextManager[None]:
     """The kernels under which products of a curvature are computed."""
-    check_autograd(curvature.point.problem)
-    recurrent = any(isinstance(module, nn.RNNBase) for module in curvature.point.problem.model.modules())
+    curvature.point.problem.check_autograd()
+    recurrent = any(isinstance(module, nn.RNNBase) for module in curvature.point.problem.twin.module.modules())
     return kernels(curvature.point.problem.device, recurrent)
 
 

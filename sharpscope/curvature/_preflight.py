@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sharpscope.core.vectors import Vec, flatten, generator, norm, scale, unflatten
-from sharpscope.curvature._over_data import pieces, running
+from sharpscope.curvature._over_data import running
 from sharpscope.curvature._tape import Tape, TapeError
 from sharpscope.curvature.products import MODES, Curvature, Hessian, differences
 from sharpscope.problem.examples import Examples, cut
@@ -127,23 +127,15 @@ def plan(curvature: Curvature, batches: list[Examples], mode: str, memory: int) 
 
 
 def check(curvature: Curvature, batch: Examples) -> None:
-    """Raise ProblemError unless the loss of a few examples is one finite number that depends on them alone."""
+    """Raise ProblemError unless the loss of a few examples is a finite number that depends on them alone."""
     point = curvature.point
-    check_norms(point.problem.model)
-    batch = curvature.laid(cut(batch, slice(0, _FEW)))
-    with torch.no_grad():
-        first, second = (float(curvature.value(batch)) for _ in range(2))
+    check_norms(point.problem.twin.module)
+    batch = curvature.laid(_some(curvature, batch, _FEW))
+    with point.problem.quiet():
+        first = float(curvature.value(batch).detach())
     if not math.isfinite(first):
         raise ProblemError(
             f"the loss got {first} at these weights, expected a finite number: check the weights and the data"
-        )
-    if abs(first - second) > 1e3 * torch.finfo(point.dtype).eps * abs(first):
-        awake = [n for n, m in point.problem.model.named_modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-        named = [name for name in awake if point.problem.model.get_submodule(name).training]
-        cause = f"the dropout layer {named[0]!r} stays active" if named else "a dropout or other random numbers act"
-        raise ProblemError(
-            f"the loss got {first:.9g} and {second:.9g} at the same weights, expected one value: {cause} in eval mode; "
-            f"let them follow eval(), as dropout(x, training=self.training) does"
         )
 
 
@@ -174,16 +166,16 @@ class _Trial:
     """Products of a few examples in several ways, compared and timed."""
 
     def __init__(self, curvature: Curvature, batch: Examples) -> None:
-        self.curvature, self.batch, self.images = curvature, batch, _images(curvature, batch)
-        self.problem = curvature.point.problem
+        self.curvature, self.batch, self.problem = curvature, batch, curvature.point.problem
         self.curves = {curvature.point.channels_last: curvature}
-        self.few, self.more = (cut(batch, slice(0, count)) for count in (_FEW, _MORE))
+        self.few, self.more = (_some(curvature, batch, count) for count in (_FEW, _MORE))
         self.gradient = curvature.gradient(curvature.laid(self.few))
+        self.images = _images(curvature, batch) and self._takes_channels_last()
         draw = [torch.randn(g.shape, generator=generator("preflight", i)).to(g) for i, g in enumerate(self.gradient)]
         length = float(norm(self.gradient))
         along = scale(self.gradient, 1.0 / length) if length > 0.0 else self.gradient
         self.vector = [d / float(norm(draw)) + a for d, a in zip(draw, along, strict=True)]
-        self.separable = self._separable()
+        self.separable = not self.problem.audit.coupled
         self.references, self.slack = self._references(length)
         self.tolerance = max(1e-5, 10.0 * torch.finfo(self.problem.dtype).eps ** 0.5)
 
@@ -194,7 +186,7 @@ class _Trial:
 
     def run(self, plan: Plan, batch: Examples, vector: Vec | None = None) -> Vec:
         curve = self.curve(plan.channels_last)
-        return curve.product(plan.mode, curve.laid(batch), [curve.point.laid(v) for v in vector or self.vector])
+        return curve.product(plan.mode, curve.laid(batch), curve.point.direction(vector or self.vector))
 
     def error(self, plan: Plan) -> float | None:
         """Distance from finite differences; None for a product that nothing confirms.
@@ -215,6 +207,14 @@ class _Trial:
                 if witness <= self.tolerance:
                     return min(errors)
         return None
+
+    def _takes_channels_last(self) -> bool:
+        """Whether the model follows at all: one that flattens with ``.view`` does not."""
+        try:
+            self.curve(True).gradient(self.curve(True).laid(self.few))
+        except RuntimeError:
+            return False
+        return True
 
     def demand(self, asked: Plan) -> float:
         """The error of a way that the user wants.  Raises ProblemError where it does not work."""
@@ -264,7 +264,7 @@ class _Trial:
 
     def tape(self, chosen: Plan) -> tuple[Plan, float]:
         """Whether products can be played from a tape, and the bytes that one example takes."""
-        other = [self.curve(chosen.channels_last).point.laid(g) for g in self.gradient]
+        other = self.curve(chosen.channels_last).point.direction(self.gradient)
         try:
             tape = self._record(chosen, self.few)
             played = tape(other)
@@ -277,14 +277,15 @@ class _Trial:
     def _record(self, chosen: Plan, batch: Examples) -> Tape:
         curve = self.curve(chosen.channels_last)
         product = functools.partial(curve.product, chosen.mode, curve.laid(batch))
-        vector = [curve.point.laid(v) for v in self.vector]
+        vector = curve.point.direction(self.vector)
         return Tape.record(product, vector, [*curve.point.weights, *curve.point.buffers.values()])[1]
 
     def cost(self, chosen: Plan) -> float:
         """Time of a product in that of a gradient of the same examples, in the faster of the two layouts."""
         if chosen.taped:
             tape = self._record(chosen, self.more)
-            seconds = self._time(lambda: tape([self.curve(chosen.channels_last).point.laid(v) for v in self.vector]), 1)
+            point = self.curve(chosen.channels_last).point
+            seconds = self._time(lambda: tape(point.direction(self.vector)), 1)
         else:
             seconds = self._time(lambda: self.run(chosen, self.more), 2)
         layouts = (True, False) if self.images else (chosen.channels_last,)
@@ -321,15 +322,6 @@ class _Trial:
             return math.inf
         return max(0.0, apart - self.slack) / size if size else 0.0
 
-    def _separable(self) -> bool:
-        """Whether the losses of two halves add up to that of both, so that batches may be cut."""
-        if self.few.examples < 2:
-            return True
-        halves = pieces(self.few, -(-self.few.examples // 2))
-        with torch.no_grad():
-            whole, *parts = (float(self.curvature.value(self.curvature.laid(b))) for b in (self.few, *halves))
-        return abs(whole - sum(parts)) <= 1e3 * torch.finfo(self.problem.dtype).eps * sum(abs(p) for p in parts)
-
     def _time(self, run: Callable[[], Any], repeats: int, most: float = math.inf) -> float:
         """Seconds of the fastest run.  The first warms up, and is not repeated where it is far beyond ``most``."""
         best = math.inf
@@ -359,6 +351,11 @@ def _compiled(chosen: Plan, mode: str, memory: int) -> Plan:
             f'mode={mode!r} got {got}, expected one that is recorded to be compiled: {remedy}leave "compiled" out'
         )
     return dataclasses.replace(chosen, compiled=True)
+
+
+def _some(curvature: Curvature, batch: Examples, count: int) -> Examples:
+    """So many examples of a batch, or all where they are coupled."""
+    return batch if curvature.point.problem.audit.coupled else cut(batch, slice(0, count))
 
 
 def _clearly(seconds: float, than: float) -> bool:

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from sharpscope.coordinates.where import Where, mask_of, words
 from sharpscope.core.expressions import check_count, check_seed
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.curvature._over_data import Sum, budget
 from sharpscope.curvature._preflight import Noise, Plan, measure_noise, plan
-from sharpscope.curvature.products import Curvature, Hessian, Point, fisher_of, ggn_of, with_draws
+from sharpscope.curvature.gauss import check_split, fisher_of, ggn_of, with_draws
+from sharpscope.curvature.products import Curvature, Hessian, Point
 from sharpscope.problem.examples import Examples
-from sharpscope.problem.problem import Problem
+from sharpscope.problem.problem import Problem, check_problem
+from sharpscope.problem.returned import ModelLoss
 
 __all__ = ["Noise", "Operator", "Plan", "fisher", "ggn", "hessian"]
 
@@ -262,6 +265,7 @@ def _by_columns(product: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
     return torch.stack(columns, 1) if columns else torch.zeros_like(vector)
 
 
+@undisturbed
 def hessian(
     problem: Problem, *, at: Sequence[Tensor] | None = None, mode: str = "auto", memory: int | None = None
 ) -> Operator:
@@ -299,9 +303,10 @@ def hessian(
         >>> op @ torch.ones(1), op.plan.mode
         (tensor([8.]), 'reverse-over-forward')
     """
-    return _of(Hessian(Point(problem, at)), problem.batches, mode, memory)
+    return _of(Hessian(_point(problem, at, "hessian")), problem.batches, mode, memory)
 
 
+@undisturbed
 def ggn(
     problem: Problem, *, at: Sequence[Tensor] | None = None, mode: str = "auto", memory: int | None = None
 ) -> Operator:
@@ -316,9 +321,12 @@ def ggn(
         >>> ggn(Problem(model, torch.nn.MSELoss(), (torch.tensor([[2.0]]), torch.zeros(1, 1)))) @ torch.ones(1)
         tensor([8.])
     """
-    return _of(ggn_of(Point(problem, at)), problem.batches, mode, memory)
+    point = _point(problem, at, "ggn")
+    check_split(point)
+    return _of(ggn_of(point), problem.batches, mode, memory)
 
 
+@undisturbed
 def fisher(
     problem: Problem,
     kind: str = "empirical",
@@ -333,6 +341,8 @@ def fisher(
 
     ``kind="empirical"``: g is the gradient of the example's own numerator in L (for a loss over positions the sum over
     them, for class weights the weighted loss), so L's gradient is the sum of the g over the same denominator.
+    ``kind="positions"``: g is that of every position's own numerator (a token, a pixel; an entry beyond the last dim of
+    the outputs of a squared error), as curvlinops has it.
     ``kind="model"``: targets are drawn from the model's own prediction, ``samples`` for every example, once; the mean
     over draws is the GGN, also with class weights, ignored targets and label smoothing (Kunstner et al. 2019 on why
     the two differ).  It needs cross_entropy, mse_loss or binary_cross_entropy_with_logits on one tensor of outputs.
@@ -347,14 +357,26 @@ def fisher(
     """
     check_count("fisher", "samples", samples)
     check_seed("fisher", seed)
-    point = Point(problem, at)
+    if kind not in ("empirical", "positions", "model"):
+        raise ValueError(f'fisher got kind={kind!r}, expected "empirical", "positions" or "model": change kind')
+    point = _point(problem, at, "fisher")
+    if kind != "model" or not isinstance(problem.objective, ModelLoss):
+        problem.audit.check_single("a Fisher")
     if kind == "empirical":
-        return _of(fisher_of(point, "empirical Fisher", False), problem.batches, mode, memory)
-    if kind != "model":
-        raise ValueError(f'fisher got kind={kind!r}, expected "empirical" or "model": change kind')
+        return _of(fisher_of(point, "empirical Fisher", "examples"), problem.batches, mode, memory)
+    if kind == "positions":
+        return _of(fisher_of(point, "Fisher of positions", "positions"), problem.batches, mode, memory)
     name = f"model Fisher ({samples} sample{'s' if samples > 1 else ''}, seed {seed})"
-    curvature = fisher_of(point, name, True)
+    curvature = fisher_of(point, name, "drawn")
     return _of(curvature, with_draws(point, samples, seed), mode, memory)
+
+
+def _point(problem: Problem, at: Sequence[Tensor] | None, verb: str) -> Point:
+    """Where a curvature is taken.  Raises TypeError for what is no problem."""
+    check_problem(verb, problem)
+    weights = problem.weights_at(at)
+    problem.check_derivatives()
+    return Point(problem, weights)
 
 
 def _of(curvature: Curvature, batches: list[Examples], mode: str, memory: int | None) -> Operator:

@@ -16,7 +16,6 @@ finite-differences     (g(w + h v) - g(w - h v)) / (2 h)       J v likewise, J^T
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,23 +24,22 @@ from typing import Any
 import torch
 import torch.autograd.forward_ad as forward
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sharpscope.core.vectors import Vec, generator, norm
+from sharpscope.core.vectors import Vec, norm
 from sharpscope.problem.examples import Examples, on_tensors
-from sharpscope.problem.problem import Problem, ProblemError
+from sharpscope.problem.problem import Problem
 
 __all__ = [
     "MODES",
     "Curvature",
-    "Gauss",
     "Hessian",
     "Point",
     "differences",
-    "fisher_of",
-    "ggn_of",
+    "ends_of",
+    "gradients_of",
     "kernels",
-    "with_draws",
+    "as_leaves",
+    "slope_along",
 ]
 
 MODES = ("reverse-over-forward", "forward-over-reverse", "double-backward", "finite-differences")
@@ -68,12 +66,12 @@ class Point:
         buffers: Mapping[str, Tensor] | None = None,
         chosen: Sequence[int] | None = None,
     ) -> None:
-        self.problem, self.channels_last, self.dtype = problem, channels_last, dtype or problem.dtype
+        self.problem, self.channels_last, self.dtype, self.cast = problem, channels_last, dtype or problem.dtype, dtype
         self.objective = problem.objective if dtype is None else problem.objective.to(dtype)
         self.everything: Vec = [self.laid(w.detach().clone()) for w in problem.weights_at(at)]
         self.chosen = list(range(len(self.everything))) if chosen is None else list(chosen)
         self.weights: Vec = [self.everything[place] for place in self.chosen]
-        found = dict(problem.model.named_buffers()) if buffers is None else buffers
+        found = problem.twin.buffers if buffers is None else buffers
         self.buffers = {name: self.laid(b.detach().clone()) for name, b in found.items()}
 
     def stored(self, channels_last: bool, dtype: torch.dtype | None = None) -> Point:
@@ -86,18 +84,38 @@ class Point:
 
     def laid(self, x: Tensor) -> Tensor:
         """``x`` in the memory layout and floating-point type of this point."""
-        if x.is_floating_point():
-            x = x.to(self.dtype)
+        if self.cast is not None and x.is_floating_point():
+            x = x.to(self.cast)
         return x.contiguous(
             memory_format=torch.channels_last if self.channels_last and x.dim() == 4 else torch.contiguous_format
         )
 
-    def outputs(self, weights: Sequence[Tensor], batch: Examples) -> Any:
-        """Outputs of the model at other (chosen) weights; what it writes into its buffers is forgotten."""
+    def direction(self, vector: Sequence[Tensor]) -> Vec:
+        """A vector in the memory layouts and types of the weights."""
+        return [self.laid(v).to(w.dtype) for v, w in zip(vector, self.weights, strict=True)]
+
+    def leaves(self, weights: Sequence[Tensor] | None = None) -> Vec:
+        """(Chosen) weights, those of the point if None, as leaves of a graph."""
+        found = self.problem.twin.leaves_at(self._every(self.weights if weights is None else weights))
+        return [found[place] for place in self.chosen]
+
+    def _every(self, weights: Sequence[Tensor]) -> Vec:
         every = list(self.everything)
         for place, weight in zip(self.chosen, weights, strict=True):
             every[place] = weight
-        return self.problem.outputs(batch, every, {name: b.clone() for name, b in self.buffers.items()})
+        return every
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Buffers to write into: what a forward pass leaves in them is forgotten."""
+        return {name: b.clone() for name, b in self.buffers.items()}
+
+    def outputs(self, weights: Sequence[Tensor], batch: Examples) -> Any:
+        """Outputs of the model at other (chosen) weights."""
+        return self.problem.outputs(batch, self._every(weights), self._buffers())
+
+    def each(self, weights: Sequence[Tensor], batch: Examples) -> Tensor:
+        """The losses of single examples."""
+        return self.problem.each(batch, self._every(weights), self._buffers(), self.objective)
 
     def numerator(self, weights: Sequence[Tensor], batch: Examples) -> Tensor:
         """The sum of the losses of a batch."""
@@ -132,8 +150,8 @@ class Curvature:
 
     def gradient(self, batch: Examples) -> Vec:
         """The gradient of the numerator: what a product is compared with in cost."""
-        leaves = _leaves(self.point.weights)
-        return _gradients(self.point.numerator(leaves, batch), leaves)
+        leaves = self.point.leaves()
+        return gradients_of(self.point.numerator(leaves, batch), leaves)
 
 
 class Hessian(Curvature):
@@ -145,122 +163,13 @@ class Hessian(Curvature):
         return _HESSIAN[mode](self.point, batch, vector)
 
 
-Features = Callable[[Point, Sequence[Tensor], Examples], tuple[Vec, Any]]
-
-
-class Gauss(Curvature):
-    """J^T M J.
-
-    Args:
-        point: where.
-        name: in words.
-        features: ``(point, weights, batch) -> tensors, context``; J is the Jacobian of the tensors in the weights.
-        middle: ``(point, batch, context, tensors, tangents) -> M tangents``.
-    """
-
-    modes = (MODES[0], *MODES[2:])
-
-    def __init__(
-        self, point: Point, name: str, features: Features, middle: Callable[[Point, Examples, Any, Vec, Vec], Vec]
-    ) -> None:
-        super().__init__(point)
-        self.name, self.features, self.middle = name, features, middle
-
-    def at(self, point: Point) -> Gauss:
-        return Gauss(point, self.name, self.features, self.middle)
-
-    def product(self, mode: str, batch: Examples, vector: Vec) -> Vec:
-        leaves = _leaves(self.point.weights)
-        context: list[Any] = []
-
-        def features(*weights: Tensor) -> tuple[Tensor, ...]:
-            tensors, about = self.features(self.point, weights, batch)
-            context[:] = [about]
-            return tuple(tensors)
-
-        if mode == "reverse-over-forward":
-            outputs, tangents = torch.func.jvp(features, tuple(leaves), tuple(vector))[:2]
-        else:
-            outputs = features(*leaves)
-            tangents = _pushed(features, outputs, leaves, vector, mode)
-        used = [i for i, x in enumerate(outputs) if x.requires_grad]
-        if not used:
-            return [torch.zeros_like(w) for w in leaves]
-        pulled = self.middle(
-            self.point, batch, context[0], [x.detach() for x in outputs], [x.detach() for x in tangents]
-        )
-        ends, weights = [outputs[i] for i in used], [pulled[i] for i in used]
-        return list(torch.autograd.grad(ends, leaves, weights, materialize_grads=True))
-
-
-def ggn_of(point: Point) -> Gauss:
-    """Generalised Gauss-Newton: the outputs of the model, and the Hessian of the loss in them."""
-
-    def features(point: Point, weights: Sequence[Tensor], batch: Examples) -> tuple[Vec, Any]:
-        outputs, floats = point.outputs(weights, batch), []
-
-        def strip(x: Tensor) -> Tensor:
-            if x.is_floating_point():
-                floats.append(x)
-                return x.new_zeros(())
-            return x.detach()
-
-        return floats, on_tensors(outputs, strip)
-
-    def middle(point: Point, batch: Examples, tree: Any, outputs: Vec, tangents: Vec) -> Vec:
-        leaves = _leaves(outputs)
-        rest = iter(leaves)
-        whole = on_tensors(tree, lambda x: next(rest) if x.is_floating_point() else x)
-        first = _gradients(point.problem.numerator(whole, batch.targets, point.objective), leaves, create_graph=True)
-        return _gradients(_slope(first, tangents), leaves)
-
-    return Gauss(point, "GGN", features, middle)
-
-
-def fisher_of(point: Point, name: str, scored: bool) -> Gauss:
-    """The mean of the squares of every example's gradient: of its own loss, or of losses of ``scored`` targets.
-
-    With scores, batches are those of ``with_draws``.
-    """
-
-    def own(point: Point, weights: Sequence[Tensor], batch: Examples) -> tuple[Vec, Any]:
-        return [point.objective.each(point.outputs(weights, batch), batch.targets)], None
-
-    def drawn(point: Point, weights: Sequence[Tensor], batch: Examples) -> tuple[Vec, Any]:
-        outputs = point.outputs(weights, batch)
-        with torch.no_grad():
-            scores = point.objective.scores(outputs.detach(), batch.targets, batch.extra) / batch.extra.shape[1] ** 0.5
-        return [(outputs[:, None] * scores).reshape(*scores.shape[:2], -1).sum(2)], None
-
-    def identity(point: Point, batch: Examples, context: Any, outputs: Vec, tangents: Vec) -> Vec:
-        return tangents
-
-    return Gauss(point, name, drawn if scored else own, identity)
-
-
-def with_draws(point: Point, samples: int, seed: int) -> list[Examples]:
-    """The batches of the problem with targets that the model predicts, ``samples`` for every example, as ``extra``."""
-    random, found = generator("fisher", seed), []
-    with point.problem.guard(), torch.no_grad():
-        for batch in point.problem.batches:
-            outputs = point.outputs(point.weights, batch)
-            if not isinstance(outputs, Tensor):
-                raise ProblemError(
-                    f"the model's Fisher got outputs {type(outputs).__name__}, expected one tensor: "
-                    f'use kind="empirical" or ggn'
-                )
-            draws = point.objective.draw(outputs, samples, random)
-            found.append(dataclasses.replace(batch, extra=draws))
-    return found
-
-
 # -- the ways to the Hessian
 
 
 def _reverse_over_forward(point: Point, batch: Examples, vector: Vec) -> Vec:
-    leaves = _leaves(point.weights)
+    leaves = point.leaves()
     value = functools.partial(_of_tuple, point, batch)
-    return _gradients(torch.func.jvp(value, tuple(leaves), tuple(vector))[1], leaves)
+    return gradients_of(torch.func.jvp(value, tuple(leaves), tuple(vector))[1], leaves)
 
 
 def _of_tuple(point: Point, batch: Examples, *weights: Tensor) -> Tensor:
@@ -269,22 +178,22 @@ def _of_tuple(point: Point, batch: Examples, *weights: Tensor) -> Tensor:
 
 def _forward_over_reverse(point: Point, batch: Examples, vector: Vec) -> Vec:
     with forward.dual_level():
-        leaves = _leaves(point.weights)
+        leaves = point.leaves()
         duals = [forward.make_dual(w, v) for w, v in zip(leaves, vector, strict=True)]
-        found = [forward.unpack_dual(g).tangent for g in _gradients(point.numerator(duals, batch), leaves)]
+        found = [forward.unpack_dual(g).tangent for g in gradients_of(point.numerator(duals, batch), leaves)]
     return [torch.zeros_like(w) if x is None else x for x, w in zip(found, leaves, strict=True)]
 
 
 def _double_backward(point: Point, batch: Examples, vector: Vec) -> Vec:
-    leaves = _leaves(point.weights)
-    first = _gradients(point.numerator(leaves, batch), leaves, create_graph=True)
-    return _gradients(_slope(first, vector), leaves)
+    leaves = point.leaves()
+    first = gradients_of(point.numerator(leaves, batch), leaves, create_graph=True)
+    return gradients_of(slope_along(first, vector), leaves)
 
 
 def differences(point: Point, batch: Examples, vector: Vec, step: float | None = None) -> Vec:
     """Central difference of two gradients, ``step`` long along the vector (a balance of rounding and curvature)."""
-    (above, below), scale = _ends(point.weights, vector, step)
-    plus, minus = (_gradients(point.numerator(leaves, batch), leaves) for leaves in (_leaves(above), _leaves(below)))
+    (above, below), scale = ends_of(point.weights, vector, step)
+    plus, minus = (gradients_of(point.numerator(leaves, batch), leaves) for leaves in map(point.leaves, (above, below)))
     return [(p - m) / scale for p, m in zip(plus, minus, strict=True)]
 
 
@@ -301,14 +210,13 @@ _HESSIAN: dict[str, Callable[[Point, Examples, Vec], Vec]] = {
 
 @contextlib.contextmanager
 def kernels(device: torch.device, recurrent: bool = False) -> Iterator[None]:
-    """Kernels that have second derivatives and full precision: attention by plain products, no TF32.
+    """Kernels that have second derivatives and full precision: no TF32 (attention is the twin's to see to).
 
     cuDNN has no second derivative of ``recurrent`` layers and is left aside for them.
     """
     _load_forward_mode()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if device.type == "cuda":
             stack.enter_context(torch.backends.cudnn.flags(enabled=not recurrent, allow_tf32=False))
             stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
@@ -324,42 +232,25 @@ def _load_forward_mode() -> None:
         torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
 
 
-def _leaves(weights: Sequence[Tensor]) -> Vec:
+def as_leaves(weights: Sequence[Tensor]) -> Vec:
+    """The same numbers as leaves of a graph."""
     return [w.detach().requires_grad_() for w in weights]
 
 
-def _gradients(value: Tensor, leaves: Vec, create_graph: bool = False) -> Vec:
+def gradients_of(value: Tensor, leaves: Vec, create_graph: bool = False) -> Vec:
     """Gradients of a number; zeros where, and if, it does not depend on the leaves."""
     if not value.requires_grad:
         return [torch.zeros_like(x) for x in leaves]
     return list(torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True))
 
 
-def _slope(gradient: Vec, vector: Sequence[Tensor]) -> Tensor:
+def slope_along(gradient: Vec, vector: Sequence[Tensor]) -> Tensor:
     """g^T v over the entries that depend on anything; a constant where none does."""
     used = [(g * v).sum() for g, v in zip(gradient, vector, strict=True) if g.requires_grad]
     return torch.stack(used).sum() if used else torch.zeros(())
 
 
-def _pushed(
-    features: Callable[..., tuple[Tensor, ...]], outputs: tuple[Tensor, ...], leaves: Vec, vector: Vec, mode: str
-) -> tuple[Tensor, ...]:
-    """J v without forward mode."""
-    if mode == "finite-differences":
-        (above, below), scale = _ends([w.detach() for w in leaves], vector)
-        with torch.no_grad():
-            return tuple((p - m) / scale for p, m in zip(features(*above), features(*below), strict=True))
-    weights = [torch.zeros_like(x, requires_grad=True) for x in outputs]
-    used = [(x, u) for x, u in zip(outputs, weights, strict=True) if x.requires_grad]
-    if not used:
-        return tuple(weights)
-    pulled = torch.autograd.grad(
-        [x for x, _ in used], leaves, [u for _, u in used], create_graph=True, materialize_grads=True
-    )
-    return tuple(_gradients(_slope(list(pulled), vector), weights))
-
-
-def _ends(weights: Vec, vector: Vec, step: float | None = None) -> tuple[tuple[Vec, Vec], float]:
+def ends_of(weights: Vec, vector: Vec, step: float | None = None) -> tuple[tuple[Vec, Vec], float]:
     """w + h v and w - h v, and 2 h."""
     epsilon = float(torch.finfo(weights[0].dtype).eps)
     length, size = float(norm(vector)), float(norm(weights))

@@ -3,5 +3,5 @@
 Enters: the user's module, loss, and data in any form. Leaves: losses, gradients, outputs of examples and batches;
 ``evaluator`` is the fast forward pass that planes use. Never imports curvature, rules or analyzers.
 
-Public: Problem, ProblemError.
+Public: Problem, ProblemError, function.
 """

@@ -54,10 +54,15 @@ def images_of(batches: Sequence[Examples]) -> list[Tensor]:
     return [x for x in inputs if isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point()]
 
 
-def usual(batches: Sequence[Examples], size: int, dtype: torch.dtype, half: bool, folded: int) -> Way:
-    """The choice that needs no clock; ``size`` examples are what the problem takes at a time."""
+def usual(
+    batches: Sequence[Examples], size: int, dtype: torch.dtype, half: bool, folded: int, lasts: bool = True
+) -> Way:
+    """The choice that needs no clock; ``size`` examples are what the problem takes at a time.
+
+    ``lasts`` is whether the model takes images with the channels last.
+    """
     images, examples = images_of(batches), sum(batch.examples for batch in batches)
-    last = images and dtype != torch.float64
+    last = images and lasts and dtype != torch.float64
     size = size * (2 if half else 1)
     if images and images[0].device.type == "cpu":
         numbers = max(x[0].numel() for x in images)
@@ -66,11 +71,11 @@ def usual(batches: Sequence[Examples], size: int, dtype: torch.dtype, half: bool
     return Way("channels-last" if last else "contiguous", size, folded)
 
 
-def fastest(usual: Way, batches: Sequence[Examples], seconds: Callable[[Way], float]) -> Way:
+def fastest(usual: Way, batches: Sequence[Examples], seconds: Callable[[Way], float], lasts: bool = True) -> Way:
     """The fastest way as ``seconds`` tells, the usual one unless another is faster by a clear margin."""
     best = usual
     if images_of(batches):
-        for layout in ("contiguous", "channels-last"):
+        for layout in ("contiguous", *(["channels-last"] if lasts else [])):
             best = _faster(best, replace(best, layout=layout), seconds)
     if len(batches) == 1:
         usual, examples = best, batches[0].examples

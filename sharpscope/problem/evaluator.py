@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpscope.core.vectors import Vec
-from sharpscope.problem._batchnorm import Fold, displace, find_folds, fold, folded_model, private, same
-from sharpscope.problem._functional_call import call_with, swapped
-from sharpscope.problem._layout import Way, fastest, laid_out, usual
+from sharpscope.problem._batchnorm import Fold, displace, find_folds, fold, folded_model, same
+from sharpscope.problem._functional_call import swapped
+from sharpscope.problem._layout import Way, fastest, images_of, laid_out, usual
 from sharpscope.problem.examples import Examples, cut, merge, on_tensors
 from sharpscope.problem.problem import Problem, check_norms
 
@@ -39,7 +39,8 @@ class Evaluator:
     """Losses and metrics of the examples of some batches at any weights, paired with those at the problem's own.
 
     ``moved`` makes weights, a call evaluates them.  ``denominator`` (what a sum of losses is divided by), ``shares``
-    ((N,) float64, each example's part of it; zeros for a sum) and ``how`` (the text of the way) belong to it.
+    ((N,) float64, each example's part of it; zeros for a sum) and ``how`` (the text of the way) belong to it.  Where
+    single examples have no losses of their own (``whole``), losses and shares are those of batches.
 
     Args:
         problem: the function.
@@ -60,30 +61,32 @@ class Evaluator:
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self.problem, self.metrics, self.batches = problem, dict(metrics or {}), list(batches)
-        self.weights = problem.weights
+        self.twin, self.weights = problem.twin, [w.clone() for w in problem.weights]
         self.wide = torch.promote_types(problem.dtype, torch.float32)
-        self.scratch = [torch.empty_like(w, dtype=self.wide) for w in self.weights]
+        self.scratch = [torch.empty_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in self.weights]
+        self.whole = problem.audit.coupled or problem.audit.by_inputs  # losses are those of batches, not of examples
         self.examples = sum(batch.examples for batch in batches)
         self.refreshed = 0 if statistics is None else sum(batch.examples for batch in statistics)
         self.size = batches[0].examples  # that the problem takes at a time
         self.folds: list[Fold] = []
         self.folded: nn.Module | None = None
-        self.way, self.half = Way(), False
+        self.way, self.half, self.lasts = Way(), False, False
         with problem.guard():
-            check_norms(problem.model)
+            check_norms(problem.twin.module)
+            self.own = {name: x.detach() for name, x in _state(self.twin.module)}
+            self.given = list(batches) if problem.audit.coupled else merge(self.batches)
+            self.statistics: list[Examples] | None = None
             began = time.perf_counter()
-            losses, self.denominator = problem.example_losses(self.weights, batches)
+            losses = self._each(self._typed(self.moved()))[0]
             self.seconds = time.perf_counter() - began
+            self.denominator, self.shares = self._shares()
             plain = float(losses.sum() / self.denominator)
             if not math.isfinite(plain):
                 raise ValueError(
                     f"the loss at the centre is {plain}, expected a finite number: "
                     f"check the weights and the data before drawing around them"
                 )
-            self.shares = _shares(problem, batches)
-            self._copy(statistics)
-            points = [lambda: self._typed(self.moved()), self._elsewhere]
-            self._verify(points, [losses, problem.example_losses(self._elsewhere(), batches)[0]], statistics)
+            self._verify(losses, statistics)
 
     @property
     def how(self) -> str:
@@ -128,43 +131,47 @@ class Evaluator:
 
     # -- which model is called
 
-    def _copy(self, statistics: Sequence[Examples] | None) -> None:
-        copied = private(self.problem.model)
-        self.copied = copied is not None
-        self.model = self.problem.model if copied is None else copied
-        self.own = {name: x.detach() for name, x in (*self.model.named_parameters(), *self.model.named_buffers())}
-        self.given = merge(self.batches)
-        self.statistics: list[Examples] | None = None
+    def _verify(self, losses: Tensor, statistics: Sequence[Examples] | None) -> None:
+        """Fold BatchNorms into the layers before them where that gives the losses of the model, of all examples.
 
-    def _verify(
-        self, points: Sequence[Callable[[], Vec]], references: Sequence[Tensor], statistics: Sequence[Examples] | None
-    ) -> None:
-        """Evaluate a copy of the model, with its BatchNorms folded, where that gives what it should.
-
-        ``references`` are the losses of the model itself at these points, of all examples: what else reads a layer's
-        output may show in a late batch only.  A model that holds functions of itself has copies that are not like it;
-        it is then evaluated itself.
+        What else reads a layer's output may show in a late batch only, or elsewhere than at the weights.
         """
-        if self.copied:
+        self.lasts = bool(images_of(self.given)) and self._takes_channels_last()
+        points = [lambda: self._typed(self.moved()), self._elsewhere]
+        if not (self.twin.shared or self.whole or self.problem.audit.differentiates or self.problem.returns):
+            references = [losses, self._each(self._elsewhere())[0]]
             self._seek_folds(points)
             if self.folds and not self._agrees(points, references):
                 self.folds, self.folded = [], None
-            if not self.folds and not self._agrees(points, references):
-                self.copied, self.model = False, self.problem.model
         self.statistics = None if statistics is None else _even(merge(list(statistics)))
-        if not self.copied and statistics is not None:
+        if self.twin.shared and statistics is not None:
             raise ValueError(
-                f"batchnorm='recompute' got a {type(self.model).__name__} that copy.deepcopy cannot copy, expected one "
-                f"that it can: use batchnorm='eval'"
+                f"batchnorm='recompute' got a {type(self.problem.model).__name__} that copy.deepcopy cannot copy, "
+                f"expected one that it can: use batchnorm='eval'"
             )
 
+    def _takes_channels_last(self) -> bool:
+        """Whether the model computes the same of images with the channels last (``.view`` refuses them)."""
+        few = self.given if self.whole else [cut(self.given[0], slice(0, 2))]
+        before, found = self.batches, []
+        try:
+            for layout in ("contiguous", "channels-last"):
+                self.batches = laid_out(few, Way(layout), False)
+                found.append(self._each(self._typed(self.moved()))[0])
+        except (RuntimeError, ValueError):
+            return False
+        finally:
+            self.batches = before
+        return _close(found[0], found[1], self.problem.dtype)
+
     def _seek_folds(self, points: Sequence[Callable[[], Vec]]) -> None:
-        self.folds = find_folds(self.model, self.batches[0])
+        module = self.twin.module
+        self.folds = find_folds(module, self.batches[0])
         if not self.folds:
             return
-        self.folded = folded_model(self.model, self.folds)
-        there = [functools.partial(lambda point: self._prepared(point())[1], point) for point in points]
-        if not same(self.model, self.folded, self.folds, there, self.batches[0]):
+        self.folded = folded_model(module, self.folds)
+        there = [functools.partial(lambda point: self._values(point()), point) for point in points]
+        if not same(module, self.folded, self.folds, there, self.batches[0]):
             self.folds, self.folded = [], None
 
     def _agrees(self, points: Sequence[Callable[[], Vec]], references: Sequence[Tensor]) -> bool:
@@ -184,47 +191,46 @@ class Evaluator:
     # -- how it is called
 
     def _typed(self, moved: Vec) -> Vec:
-        """Weights in the dtype of the model."""
-        return moved if self.wide == self.problem.dtype else [x.to(self.problem.dtype) for x in moved]
+        """Weights in the dtypes of the model."""
+        return [x.to(w.dtype) for x, w in zip(moved, self.weights, strict=True)]
 
     def _each(self, moved: Vec) -> tuple[Tensor, dict[str, float]]:
         single, totals = [], dict.fromkeys(self.metrics, 0.0)
-        objective = self.problem.objective
-        quiet = torch.inference_mode() if self.copied else torch.no_grad()  # a user's model may keep what it computes
-        with quiet:
-            model, values = self._prepared(moved if self.half else self._typed(moved))
-            with swapped(model, values) if self.copied else contextlib.nullcontext():
-                for batch in self.batches:
-                    if self.copied:
-                        outputs = model(*batch.args, **batch.kwargs)
-                    else:
-                        outputs = call_with(model, values, batch.args, batch.kwargs)
-                    if self.half:
-                        outputs = on_tensors(outputs, lambda x: x.float() if x.is_floating_point() else x)
-                    single.append(objective.each(outputs, batch.targets).double())
-                    for name, metric in self.metrics.items():
-                        totals[name] += _measured(name, metric, outputs, batch)
+        usual = self.problem.audit.differentiates or self.twin.moving
+        with self.problem.quiet() if usual else torch.inference_mode():
+            values = self._values(moved if self.half else self._typed(moved))
+            module = self.twin.module
+            if self.way.folded and self.folded is not None:
+                module, values = self.folded, fold(self.folds, values, self.own)
+            if self.half:
+                values = _halved(module, values)
+            for batch in self.batches:
+                outputs = self._outputs(module, values, batch)
+                if self.half:
+                    outputs = on_tensors(outputs, lambda x: x.float() if x.is_floating_point() else x)
+                single.append(self._losses(outputs, batch).detach().double())
+                for name, metric in self.metrics.items():
+                    totals[name] += _measured(name, metric, outputs, batch)
             losses = torch.cat(single)
         return losses, totals
 
-    def _prepared(self, moved: Vec) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The model to call and what stands in for its parameters and buffers."""
+    def _losses(self, outputs: Any, batch: Examples) -> Tensor:
+        if self.whole:
+            return self.problem.numerator(outputs, batch.targets)[None]
+        predictions, targets, objective = self.problem.objective.parts(outputs, batch.targets)
+        return objective.each(predictions, targets)
+
+    def _outputs(self, module: nn.Module, values: dict[str, Tensor], batch: Examples) -> Any:
+        if module is not self.twin.module:
+            with swapped(module, values):
+                return module(*batch.args, **batch.kwargs)
+        weights = [values[name] for name in self.problem.names]
+        return self.problem.outputs(batch, weights, {n: x for n, x in values.items() if n not in self.problem.names})
+
+    def _values(self, moved: Vec) -> dict[str, Tensor]:
+        """What stands in for parameters and buffers of the twin."""
         values = dict(zip(self.problem.names, moved, strict=True))
-        if self.statistics is not None:
-            values |= self._estimated(values)
-        model = self.model
-        if self.way.folded and self.folded is not None:
-            model, values = self.folded, fold(self.folds, values, self.own)
-        if not self.half:
-            return model, values
-        norms = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, _BatchNorm))
-        there = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        values = {name: values.get(name, tensor) for name, tensor in there.items()} | values
-        halved = {
-            name: x if name.startswith(norms) or not x.is_floating_point() else x.detach().bfloat16()
-            for name, x in values.items()
-        }  # BatchNorm takes bfloat16 with parameters and statistics of float32
-        return model, halved
+        return values if self.statistics is None else values | self._estimated(values)
 
     def _estimated(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Running means and variances over the examples of ``statistics``: the mean over batches, by their size.
@@ -233,7 +239,7 @@ class Evaluator:
         """
         norms = {
             name: module
-            for name, module in self.model.named_modules()
+            for name, module in self.twin.module.named_modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         }
         found = {}
@@ -242,34 +248,54 @@ class Evaluator:
             found[f"{name}.running_mean"] = torch.zeros_like(module.running_mean)
             found[f"{name}.running_var"] = torch.ones_like(module.running_var)
             found[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.long, device=self.problem.device)
-        seen = 0
+        seen, momenta = 0, {name: module.momentum for name, module in norms.items()}
         try:
             for batch in self.statistics or []:
                 seen += batch.examples
                 for module in norms.values():
                     module.training, module.momentum = True, batch.examples / seen
-                call_with(self.model, {**values, **found}, batch.args, batch.kwargs)
+                self._outputs(self.twin.module, {**values, **found}, batch)
         finally:
-            for module in norms.values():
-                module.training = False
+            for name, module in norms.items():
+                module.training, module.momentum = False, momenta[name]
         return found
 
     # -- which way is fastest
 
+    def _shares(self) -> tuple[float, Tensor]:
+        """The denominator, and (N,) float64 the part of every example in it; zeros for a sum, which is not divided."""
+        problem, found = self.problem, []
+        with problem.quiet():
+            for batch in self.batches:
+                outputs = problem.outputs(batch, self.weights) if problem.objective.needs_outputs else None
+                if self.whole:
+                    share = float(problem.objective.weight(outputs, batch.targets))
+                    found.append(torch.tensor([share], dtype=torch.float64))
+                else:
+                    parts = problem.objective.parts(outputs, batch.targets) if outputs is not None else None
+                    objective = problem.objective if parts is None else parts[2]
+                    found.append(objective.weights(outputs, batch.targets))
+            shares = torch.cat(found)
+            total = sum(problem.weight(batch, self.weights) for batch in self.batches)
+        return total if problem.objective.mean else 1.0, shares
+
     def _chosen(self, how: str, half: bool) -> Way:
-        plain = usual(self.given, self.size, self.problem.dtype, half, len(self.folds))
+        plain = usual(self.given, self.size, self.problem.dtype, half, len(self.folds), self.lasts)
+        if self.whole:
+            plain = replace(plain, size=0)
         if how == "untimed":
             return plain
         if how != "fastest":
             way = Way.of(how)
-            if way.folded != len(self.folds) or (way.size and len(self.given) > 1):
+            last = way.layout == "channels-last" and images_of(self.given) and not self.lasts
+            if way.folded != len(self.folds) or (way.size and (self.whole or len(self.given) > 1)) or last:
                 raise ValueError(f"got how={how!r}, expected a way that this model can go, such as {plain.how!r}")
             return way
         key = self._key(half)
         if key not in _CHOSEN:
-            slow = self.seconds >= _QUICK
+            slow = self.seconds >= _QUICK and not self.whole
             seconds = functools.partial(self._seconds, half=half)
-            _CHOSEN[key] = fastest(plain, self.given, seconds) if slow else plain
+            _CHOSEN[key] = fastest(plain, self.given, seconds, self.lasts) if slow else plain
         return _CHOSEN[key]
 
     def _seconds(self, way: Way, half: bool) -> float:
@@ -300,19 +326,23 @@ class Evaluator:
         inputs = tuple(tuple(x.shape) for x in self.given[0].args if isinstance(x, Tensor))
         where = (self.problem.dtype, self.problem.device, torch.get_num_threads())
         model = type(self.problem.model)
-        return model, weights, inputs, len(self.given), where, half, len(self.folds), self.statistics is not None
+        shape = model, weights, inputs, len(self.given), where, half
+        return *shape, len(self.folds), self.statistics is not None, self.lasts, self.whole
 
 
-def _shares(problem: Problem, batches: Sequence[Examples]) -> Tensor:
-    """(N,) float64: the part of every example in the denominator; zeros for a sum, which is not divided."""
-    objective, found = problem.objective, []
-    for batch in batches:
-        outputs = None
-        if objective.denominator is not None:
-            with torch.no_grad():
-                outputs = problem.outputs(batch, problem.weights)
-        found.append(objective.weights(outputs, batch.targets))
-    return torch.cat(found)
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _halved(module: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All parameters and buffers in bfloat16, but for those of BatchNorm, which takes float32 beside it."""
+    norms = tuple(f"{name}." for name, m in module.named_modules() if isinstance(m, _BatchNorm))
+    values = dict(_state(module)) | values
+    return {
+        name: x if name.startswith(norms) or not x.is_floating_point() else x.detach().bfloat16()
+        for name, x in values.items()
+    }
 
 
 def _measured(name: str, metric: Metric, outputs: Any, batch: Examples) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-__all__ = ["Examples", "ProblemError", "as_batches", "check_fixed", "count", "cut", "merge", "on_tensors", "rows"]
+__all__ = [
+    "Examples", "ProblemError", "as_batches", "check_fixed", "count", "cut", "handed", "labelled", "merge", "moved",
+    "on_tensors", "rows", "tensors_of",
+]  # fmt: skip
 
 _ENTRIES_PER_BATCH = 400_000  # inputs of a default batch: 130 CIFAR images, where a CPU's cache is used best
 
@@ -39,29 +42,70 @@ class Examples:
     targets: Any
     examples: int
     extra: Any = None  # what else belongs to every example, for those who put it there
+    draw: int | None = None  # the seed of random numbers that the model draws
 
 
-def as_batches(data: Any, batch_size: int | None) -> Iterable[Examples]:
-    """The batches of ``data``.
+def as_batches(
+    data: Any, batch_size: int | None, read: Callable[[Any], Examples] | None = None
+) -> tuple[list[Examples], bool]:
+    """The batches of ``data``, and whether it was handed over whole, to be cut as one likes.
 
-    Tensors are cut into batches of ``batch_size`` (chosen by the size of an input if None).
+    Tensors are cut into batches of ``batch_size`` (chosen by the size of an input if None).  ``read`` makes a batch of
+    an item; everything that is no list, loader, data set or iterator is then one item.
     """
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ProblemError(
             f"the problem got batch_size={batch_size!r}, expected a whole number >= 1: change batch_size"
         )
+    make, whole = read or _as_batch, False
     if isinstance(data, Dataset):
+        whole = batch_size is None
         data = DataLoader(data, batch_size=batch_size or 128)
-    if isinstance(data, (DataLoader, list)):
-        return [_as_batch(item) for item in data]
-    if isinstance(data, Mapping) or (isinstance(data, tuple) and len(data) == 2):
-        whole = _as_batch(data)
-        step = batch_size or _suitable(whole)
-        return [cut(whole, slice(start, start + step)) for start in range(0, whole.examples, step)]
+    if isinstance(data, (DataLoader, list, Iterator)):
+        return [make(item) for item in data], whole
+    if read is None and (isinstance(data, Mapping) or (isinstance(data, tuple) and len(data) == 2)):
+        one = make(data)
+        step = batch_size or _suitable(one)
+        pieces = [cut(one, slice(start, start + step)) for start in range(0, one.examples, step)]
+        return pieces, batch_size is None
+    if read is not None and data is not None and not isinstance(data, (str, bytes)):
+        return [make(data)], False
+    if read is None and isinstance(data, Iterable) and not isinstance(data, (Tensor, tuple, str, bytes)):
+        return [make(item) for item in data], False
     raise ProblemError(
         f"the data got a {type(data).__name__}, expected (inputs, targets), a Dataset, a DataLoader or a list of "
         f"batches: wrap it in one of those"
     )
+
+
+def handed(item: Any) -> Examples:
+    """A batch of any form, for a function that takes it whole."""
+    try:
+        return Examples((item,), {}, item, count(item))
+    except ProblemError:
+        return Examples((item,), {}, item, 1)
+
+
+def labelled(item: Any) -> Examples:
+    """A batch for a model that returns its loss: keyword arguments, or positional ones."""
+    if isinstance(item, Mapping):
+        return Examples((), dict(item), dict(item), count(dict(item)))
+    parts = tuple(item) if isinstance(item, (tuple, list)) else (item,)
+    return Examples(parts, {}, parts, count(parts))
+
+
+def moved(batch: Examples, device: torch.device) -> Examples:
+    """The batch on another device; whatever has a method ``to`` is moved by it."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, (Tensor, Mapping, tuple, list)) or not hasattr(value, "to"):
+            return on_tensors(value, lambda x: x.to(device))
+        return value.to(device)
+
+    args = tuple(move(x) for x in batch.args)
+    same = len(batch.args) == 1 and batch.targets is batch.args[0]
+    kwargs = {name: move(x) for name, x in batch.kwargs.items()}
+    return dataclasses.replace(batch, args=args, kwargs=kwargs, targets=args[0] if same else move(batch.targets))
 
 
 def check_fixed(data: Any) -> None:
@@ -128,7 +172,7 @@ def _as_batch(item: Any) -> Examples:
 def count(value: Any) -> int:
     """How many examples inputs or targets hold: the length of their first tensor."""
     while not isinstance(value, Tensor):
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             value = next(iter(value.values()), None)
         elif isinstance(value, (tuple, list)) and value:
             value = value[0]
@@ -154,7 +198,7 @@ def on_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, Examples):
         args, kwargs, targets = (on_tensors(part, change) for part in (value.args, value.kwargs, value.targets))
-        return Examples(args, kwargs, targets, value.examples, on_tensors(value.extra, change))
+        return Examples(args, kwargs, targets, value.examples, on_tensors(value.extra, change), value.draw)
     if isinstance(value, MutableMapping):
         same = copy.copy(value)
         for name, item in value.items():

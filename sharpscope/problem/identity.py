@@ -30,7 +30,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
 
 def identity_of(problem: Problem) -> dict[str, str]:
     """Weights and buffers, data and loss of a problem, each as a digest."""
-    model, objective = problem.model, problem.objective
+    model, objective = problem.twin.module, problem.objective
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     parts = (x for b in problem.batches for x in tensors_of((b.args, b.kwargs, b.targets)))
     over = f" over {identified(objective.denominator)}" if objective.denominator else ""

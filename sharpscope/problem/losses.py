@@ -57,9 +57,12 @@ class Objective:
     Raises ValueError for a loss with ``reduction="none"``, and for a sum that is given a denominator.
     """
 
+    needs_outputs = False  # whether the denominator of a batch is known only with its outputs
+
     def __init__(self, loss: Callable[..., Tensor], denominator: Callable[..., float] | None = None) -> None:
         self.loss = loss
         self.denominator = denominator
+        self.needs_outputs = denominator is not None
         self.function, self._options = _recognise(loss)
         self.kind = _KINDS.get(self.function, "")
         reduction = self._options.get("reduction", "mean")
@@ -116,6 +119,25 @@ class Objective:
                 return losses
         single_rows = [slice(row, row + 1) for row in range(count(targets))]
         return torch.stack([self.sum(rows(outputs, row), rows(targets, row))[0] for row in single_rows])
+
+    def parts(self, outputs: Any, targets: Any) -> tuple[Any, Any, Objective]:
+        """Predictions, their targets and the loss of them: what a GGN and a Fisher are taken of."""
+        return outputs, targets, self
+
+    def positions(self, outputs: Any, targets: Any) -> Tensor:
+        """(m,) numerator of every position of every example of the batch; those that are ignored are 0.
+
+        Raises ValueError for a loss that is not known to be a sum over positions.
+        """
+        if not self.kind or self.denominator is not None:
+            raise ValueError(
+                f'the Fisher of positions got {self.name}, expected a loss of torch: use kind="empirical", over '
+                f"examples"
+            )
+        single = self._known("none", outputs, targets)
+        if self.kind == "entries" and single.dim() > 1:
+            single = single.sum(-1)  # the entries of a vector are one position
+        return single.reshape(-1)
 
     def draw(self, outputs: Tensor, samples: int, rng: torch.Generator) -> Tensor:
         """(n, samples, ...) targets that the model itself predicts: classes, bits, or normal residuals.

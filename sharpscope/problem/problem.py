@@ -1,132 +1,185 @@
 """A Problem is the function L(w) that is analysed: a model, a loss and data, evaluated at any weights.
 
-The model is never displaced: weights other than its own are handed to it for one call (``call_with``),
-so there is nothing to restore after an exception.  Buffers, modes, gradients and random states are guarded.
+It is evaluated on a copy of the model (``_twin``), so that nothing of the user's is ever moved, and audited once
+(``_audit``): is L one function of w, of single examples or of whole batches, with the gradient that autograd says?
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from sharpscope.core.expressions import check_count
-from sharpscope.core.vectors import Vec, mismatch
-from sharpscope.problem._functional_call import call_with
-from sharpscope.problem.examples import Examples, ProblemError, as_batches, check_fixed, cut, merge, on_tensors
+from sharpscope.core.vectors import Vec
+from sharpscope.problem._audit import Audit, audit
+from sharpscope.problem._checks import (
+    check_dtype,
+    check_norms,
+    check_ways,
+    wrong_classes,
+)
+from sharpscope.problem._per_example import each, squares
+from sharpscope.problem._slope import check_autograd, check_slope
+from sharpscope.problem._snapshot import Snapshot
+from sharpscope.problem.examples import (
+    Examples,
+    ProblemError,
+    as_batches,
+    check_fixed,
+    cut,
+    handed,
+    labelled,
+    merge,
+    moved,
+)
 from sharpscope.problem.losses import Objective
+from sharpscope.problem.returned import ModelLoss, Returned
 
-__all__ = ["Problem", "ProblemError", "check_autograd", "check_norms"]
+__all__ = ["Problem", "ProblemError", "check_norms", "check_problem"]
 
-_GRADIENT_BYTES = 512 * 2**20  # bound on the per-example gradients held at once
+_MISSING: Any = object()
 
 
-class Problem:
+class Problem(Snapshot):
     """``L(w)``: the losses of all examples summed and divided once by their denominator, in eval mode.
+
+    The problem is a snapshot: it holds a copy of the model with the weights and buffers that it had when the problem
+    was made, so that training on, other threads, hooks and modes do not meet an analysis.  ``refresh()`` takes over
+    those of now; until then an analysis warns if they have changed.
 
     Args:
         model: a ``torch.nn.Module``; its parameters with ``requires_grad`` are w, in the order of
             ``named_parameters()``. Tied parameters count once, frozen ones are constants.
         loss: ``loss(outputs, targets) -> 0-dim tensor``.  Losses of torch are weighted exactly (see ``losses.py``); any
-            other callable must return the mean over the examples of its batch.
-        data: ``(inputs, targets)`` tensors, a ``Dataset``, a ``DataLoader`` or a list of batches.  A batch is
+            other callable must return the mean over the examples of its batch.  None for a model that returns its loss
+            (attribute or key ``loss``, or first), as those of Hugging Face do: the mean over labels that are not -100.
+        data: ``(inputs, targets)`` tensors, a ``Dataset``, a ``DataLoader``, or batches (a list or any iterable, read
+            once).  A batch is
             ``(inputs, targets)``, where inputs may be a tensor, ``model(inputs)``; a tuple or list of positional
             arguments, ``model(*inputs)``; or a dict of keyword arguments, ``model(**inputs)``.  A batch that is one
-            dict is both: ``loss(model(**batch), batch)``.  Read once, when the problem is made, in the order given.
+            dict is both: ``loss(model(**batch), batch)``.  Read when the problem is made, in the order given.
         batch_size: examples per evaluation for tensors and Datasets; a choice of speed and memory, never of the result.
             ``None`` suits the input size.
         denominator: ``denominator(outputs, targets) -> float`` for a callable whose mean is not over examples.
+        evaluate: in place of a loss, ``evaluate(model, batch) -> loss`` or ``(loss, weight)`` for batches of any kind
+            (what has a method ``to`` is moved by it): the copy of the model is handed in, and what is computed from its
+            parameters counts, penalties too.  Its loss is the mean over ``weight``: the examples of the batch unless
+            told.
+        draws: for a model that draws random numbers in eval mode: L is then the mean over so many fixed draws (common
+            random numbers; ``torch.manual_seed(batch.draw)`` before a batch of ``batches`` repeats its draw).
 
-    All of the data is kept on the model's device.  Raises ProblemError for a model without trainable parameters; no
-    data, or data that are random (augmentation, a loader that shuffles and drops what is left over); mixed or
-    mismatched dtypes or devices; and, where it is evaluated, for inputs that are not the model's arguments and a loss
-    that is not one number.
+    A loss that couples the examples of a batch (contrastive, Dice, ranking) is evaluated on the batches as they are
+    given, weighed by their examples; quantities of single examples are refused then.  All data are kept on the model's
+    device.  Raises ProblemError for what is no module, no loss or no data; a model without trainable parameters; data
+    that are random (augmentation, a loader that shuffles and drops what is left over); mismatched dtypes or devices;
+    and, where it is first evaluated, for a loss that is no number, is random, reads weights that were not handed in, or
+    is a mean over something unknown; where derivatives are asked for, for one whose gradient is not its slope.
 
     Example:
         >>> problem = Problem(nn.Linear(2, 2), nn.CrossEntropyLoss(), (torch.zeros(3, 2), torch.tensor([0, 1, 1])))
         >>> problem.size, problem.examples
         (6, 3)
+        >>> def ridge(model, batch):
+        ...     x, y = batch
+        ...     return nn.functional.mse_loss(model(x), y) + sum(p.square().sum() for p in model.parameters())
+        >>> Problem(nn.Linear(2, 1), data=(torch.ones(4, 2), torch.ones(4, 1)), evaluate=ridge).size
+        3
     """
 
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[..., Tensor],
-        data: Any,
+        loss: Callable[..., Tensor] | None = None,
+        data: Any = _MISSING,
         *,
         batch_size: int | None = None,
         denominator: Callable[..., float] | None = None,
+        evaluate: Callable[..., Any] | None = None,
+        draws: int | None = None,
     ) -> None:
-        self.model = model
-        self.objective = Objective(loss, denominator)
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not trainable:
-            raise ProblemError("the model has no parameter with requires_grad, expected at least one: unfreeze one")
-        self.names: tuple[str, ...] = tuple(trainable)
-        self._parameters = tuple(trainable.values())
-        self.device, self.dtype = _one_place(trainable)
+        check_ways(loss, evaluate, data, _MISSING)
+        check_count("the problem", "draws", draws, optional=True)
+        read: Callable[[Any], Examples] | None = handed if evaluate else None if loss else labelled
+        objective = Returned(evaluate) if evaluate else Objective(loss, denominator) if loss else ModelLoss()
+        super().__init__(model, objective, evaluate, draws)
         self.plans: dict[tuple[str, str, int], Any] = {}  # how its curvatures are multiplied, by kind, mode and memory
         self.compiled: dict[Any, Callable[..., Any]] = {}  # their parts that were compiled, by structure
         self.epoch: int | None = None  # steps of one pass through the data, where a DataLoader says so
         if isinstance(data, DataLoader):
-            self.epoch = len(data)
+            with contextlib.suppress(TypeError):  # one over an iterable does not know
+                self.epoch = len(data)
+        self._read(data, batch_size, read)
+
+    def _read(self, data: Any, batch_size: int | None, read: Callable[[Any], Examples] | None) -> None:
         with torch.random.fork_rng(devices=[]):  # a DataLoader draws its seeds from the global state
             check_fixed(data)
-            self.batches = [on_tensors(batch, lambda x: x.to(self.device)) for batch in as_batches(data, batch_size)]
-        self.examples = sum(batch.examples for batch in self.batches)
+            batches, self._cuttable = as_batches(data, batch_size, read)
+            self._batches = [moved(batch, self.device) for batch in batches]
+        self._unbatched = isinstance(data, Dataset)
+        self.examples = sum(batch.examples for batch in self._batches)
         if not self.examples:
             raise ProblemError("the data holds no example, expected at least one: check the data set or its filter")
-        _check_dtype(self.batches[0], self.dtype)
+        if read is None:
+            check_dtype(self._batches[0], self.parameters)
+
+    # -- what the function is
+
+    @functools.cached_property
+    def audit(self) -> Audit:
+        """What a few examples tell of the function; see ``Audit``.  Raises ProblemError for what is none."""
+        return audit(self, self._batches, self._cuttable, self._unbatched)
 
     @property
-    def weights(self) -> Vec:
-        """The model's own weights, detached (they share memory with the model)."""
-        return [p.detach() for p in self._parameters]
+    def batches(self) -> list[Examples]:
+        """The data as they are evaluated: whole where the loss couples examples that came without batches."""
+        return self.audit.batches if self.audit.batches is not None else self._batches
 
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """The trainable parameters of the model by name, in the order of the coordinates."""
-        return dict(zip(self.names, self._parameters, strict=True))
+    def check_derivatives(self) -> None:
+        """Raise ProblemError where the gradient that autograd gives is not the slope of L."""
+        self._check_slope  # noqa: B018  (computed once)
 
-    def weights_at(self, at: Sequence[Tensor] | None) -> Vec:
-        """``at`` as a list, the model's own weights if None.
+    def check_autograd(self) -> None:
+        """Raise ProblemError under inference mode, and for what was made there."""
+        check_autograd([*self.parameters.values(), *self.batches[0].args, *self.batches[0].kwargs.values()])
 
-        Raises TypeError for what are no floating-point tensors on the model's device, ValueError for other shapes.
-        """
-        if at is None:
-            return self.weights
-        remedy = "give one tensor per trainable parameter, in their order"
-        found = list(at) if isinstance(at, Iterable) else [at]
-        for x in found:
-            if not isinstance(x, Tensor):
-                raise TypeError(f"at= got {type(x).__name__}, expected tensors: {remedy}")
-        if wrong := mismatch(found, [tuple(w.shape) for w in self.weights]):
-            raise ValueError(f"at= got {wrong[0]}, expected {wrong[1]}: {remedy}")
-        for x in found:
-            if not x.is_floating_point() or x.layout != torch.strided or x.device != self.device:
-                raise TypeError(
-                    f"at= got a tensor of {str(x.dtype).removeprefix('torch.')}, {x.layout}, on {x.device}, expected "
-                    f"{str(self.dtype).removeprefix('torch.')}, torch.strided, on {self.device}: convert it"
-                )
+    @functools.cached_property
+    def _check_slope(self) -> None:
+        self.check_autograd()
+        check_slope(self, self.audit, self.batches[0])
+
+    def of(self, data: Any, batch_size: int | None = None) -> Problem:
+        """The same function of other data: model, weights and what the audit found are shared."""
+        found = copy.copy(self)
+        found.plans = {}
+        read = handed if self._evaluate is not None else labelled if isinstance(self.objective, ModelLoss) else None
+        found._read(data, batch_size, read)
+        found.__dict__["audit"] = self.audit.without_batches()
         return found
 
-    @property
-    def size(self) -> int:
-        """n, the number of trainable entries."""
-        return sum(p.numel() for p in self._parameters)
+    def on(self, batches: Sequence[Examples]) -> Problem:
+        """The same function on some examples of the problem."""
+        found = copy.copy(self)
+        found.plans, found._batches = {}, list(batches)
+        found.examples = sum(batch.examples for batch in batches)
+        found.__dict__["audit"] = self.audit.without_batches()
+        return found
 
     def describe(self) -> str:
-        """What a figure must say of the function behind it."""
+        """What a figure must say of the function behind it; of one that was not evaluated yet, less is known."""
+        known = self.__dict__.get("audit")
+        found = "" if known is None else known.words
+        if self.twin.shared:
+            found += ", evaluated in the model itself, which cannot be copied"
         return (
             f"{type(self.model).__name__}, {self.objective.name}, {self.examples} examples, "
-            f"eval mode, {str(self.dtype).removeprefix('torch.')}"
+            f"eval mode, {str(self.dtype).removeprefix('torch.')}{found}"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,42 +187,40 @@ class Problem:
         return {**self.__dict__, "compiled": {}}
 
     def __repr__(self) -> str:
-        return f"Problem({self.describe()}, {self.size} parameters on {self.device}, {len(self.batches)} batches)"
+        return f"Problem({self.describe()}, {self.size} parameters on {self.device}, {len(self._batches)} batches)"
+
+    # -- evaluation
 
     @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        """Eval mode inside, every module's own mode, the buffers and the random states afterwards."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        buffers = [(module, dict(module._buffers)) for module in self.model.modules() if module._buffers]
-        copies = [(buffer, buffer._version, buffer.clone()) for buffer in self.model.buffers()]
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            try:
-                self.model.eval()
-                yield
-            finally:
-                for module, training in modes:
-                    module.training = training
-                for module, own in buffers:
-                    module._buffers.update(own)
-                with torch.no_grad():
-                    for buffer, version, copy in copies:
-                        if buffer._version != version:
-                            buffer.copy_(copy)
+    def quiet(self) -> Iterator[None]:
+        """Without gradients, unless the model needs them to compute its outputs."""
+        with torch.set_grad_enabled(self.audit.differentiates):
+            yield
+
+    def each(
+        self,
+        batch: Examples,
+        weights: Sequence[Tensor],
+        buffers: Mapping[str, Tensor] | None = None,
+        objective: Objective | None = None,
+    ) -> Tensor:
+        """(n,) numerators of the examples of a batch; (1,) that of the whole batch where its examples are coupled."""
+        return each(self, self.audit, batch, weights, buffers, objective)
 
     def loss(self, at: Sequence[Tensor] | None = None) -> float:
-        """L at the weights ``at`` (the model's own if None), summed in float64."""
-        with self.guard(), torch.no_grad():
-            weights = self.weights_at(at)
+        """L at the weights ``at`` (the problem's own if None), summed in float64."""
+        weights = self.weights_at(at)
+        with self.guard(), self.quiet():
             total, weight = 0.0, 0.0
             for batch in self.batches:
-                if self.objective.kind:  # example by example: what surfaces sum too, and more exact in float32
+                if self.objective.kind and not self.audit.coupled:
+                    # example by example: what surfaces sum too, and more exact in float32
                     outputs = self.outputs(batch, weights)
-                    total += float(self.objective.each(outputs, batch.targets).double().sum())
+                    total += float(self.objective.each(outputs, batch.targets).detach().double().sum())
                     weight += float(self.objective.weight(outputs, batch.targets))
                 else:
-                    numerator, denominator = self._sum(batch, weights)
-                    total += float(numerator)
+                    numerator, denominator = self.sum(batch, weights)
+                    total += float(numerator.detach())
                     weight += float(denominator)
         return self._divide(total, weight)
 
@@ -178,25 +229,26 @@ class Problem:
 
         Raises ProblemError for outputs or targets of another shape, of which no such share exists.
         """
-        with self.guard(), torch.no_grad():
-            weights = self.weights_at(at)
-            wrong = sum(_wrong(self.outputs(batch, weights), batch.targets) for batch in self.batches)
-        return float(wrong / self.examples)
+        weights = self.weights_at(at)
+        with self.guard(), self.quiet():
+            found = ((self.outputs(batch, weights), batch.targets) for batch in self.batches)
+            wrong = sum(wrong_classes(outputs, targets) for outputs, targets in found)
+        return float(wrong / sum(batch.examples for batch in self.batches))
 
     def example_losses(
         self, at: Sequence[Tensor] | None = None, batches: Sequence[Examples] | None = None
     ) -> tuple[Tensor, float]:
         """``(N,)`` float64 numerators of all examples at ``at``, and the denominator: L is their sum divided by it.
 
-        ``batches`` are other examples than the problem's own.
+        ``batches`` are other examples than the problem's own.  Of a loss that couples examples, (batches,) numerators
+        of the batches.
         """
-        with self.guard(), torch.no_grad():
-            weights = self.weights_at(at)
+        weights = self.weights_at(at)
+        with self.guard(), self.quiet():
             single, weight = [], 0.0
             for batch in self.batches if batches is None else batches:
-                outputs = self.outputs(batch, weights)
-                single.append(self.objective.each(outputs, batch.targets).double())
-                weight += float(self.objective.weight(outputs, batch.targets))
+                single.append(self.each(batch, weights).detach().double())
+                weight += self.weight(batch, weights)
         return torch.cat(single), weight if self.objective.mean else 1.0
 
     def gradient(self, at: Sequence[Tensor] | None = None) -> Vec:
@@ -204,16 +256,20 @@ class Problem:
         return self.value_and_gradient(at)[1]
 
     def value_and_gradient(self, at: Sequence[Tensor] | None = None) -> tuple[float, Vec]:
-        """L and its gradient at ``at``, in one forward and backward pass over the data."""
-        check_autograd(self)
+        """L and its gradient at ``at``, in one forward and backward pass over the data.
+
+        Raises ProblemError for a loss whose gradient is not its slope, as where a part of it is detached.
+        """
+        weights = [w.clone() for w in self.weights_at(at)] if self.twin.moving else self.weights_at(at)
+        self.check_derivatives()
         with self.guard(), torch.enable_grad():
-            weights = _leaves(self.weights_at(at))
             sums: Vec = [torch.zeros_like(w) for w in weights]
             total, weight = 0.0, 0.0
             for batch in self.batches:
-                numerator, denominator = self._sum(batch, weights)
+                leaves = self.twin.leaves_at(weights)
+                numerator, denominator = self.sum(batch, leaves)
                 if numerator.requires_grad:
-                    torch._foreach_add_(sums, _gradients(numerator, weights))
+                    torch._foreach_add_(sums, torch.autograd.grad(numerator, leaves, materialize_grads=True))
                 total += float(numerator.detach())
                 weight += float(denominator)
         torch._foreach_div_(sums, weight if self.objective.mean else 1.0)
@@ -224,56 +280,23 @@ class Problem:
 
         Sparse SAM (Mi et al. 2022), eq. (5), at the true labels and in eval mode.  ``samples`` examples are drawn
         without replacement from ``rng`` (all examples if None or if there are fewer).  For a mean loss with class
-        weights an example's loss is its own numerator.
+        weights an example's loss is its own numerator.  Raises ProblemError for a loss that couples examples.
         """
         check_count("squared_gradients", "samples", samples, optional=True)
-        check_autograd(self)
+        weights = self.weights_at(None)
+        self.check_derivatives()
+        self.audit.check_single("a Fisher")
         with self.guard():
-            chosen = self.draw(samples, rng)
-            weights = self.weights
-            chunk = max(1, min(64, _GRADIENT_BYTES // max(1, self.size * weights[0].element_size())))
-            sums: Vec = [torch.zeros_like(w) for w in weights]
-            count = 0
-            for batch in chosen:
-                for start in range(0, batch.examples, chunk):
-                    piece = cut(batch, slice(start, start + chunk))
-                    torch._foreach_add_(sums, self._squares(piece, weights))
-                    count += piece.examples
+            sums, count = squares(self, self.draw(samples, rng), [w.clone() for w in weights])
         torch._foreach_div_(sums, float(count))
-        return sums
-
-    def _squares(self, batch: Examples, weights: Vec) -> Vec:
-        def of_example(values: dict[str, Tensor], args: Any, kwargs: Any, targets: Any) -> Tensor:
-            one = on_tensors(Examples(args, kwargs, targets, 1), lambda x: x[None])
-            outputs = call_with(self.model, values, one.args, one.kwargs)
-            return self.objective.each(outputs, one.targets)[0]
-
-        values = dict(zip(self.names, weights, strict=True))
-        per_example = vmap(grad(of_example), in_dims=(None, 0, 0, 0), randomness="different")
-        try:
-            with sdpa_kernel(SDPBackend.MATH):
-                found = per_example(values, batch.args, batch.kwargs, batch.targets)
-        except (RuntimeError, ValueError):  # a model that vmap cannot follow: recurrent, with decisions on its values
-            return self._squares_one_by_one(batch, weights)
-        each = [found[name] for name in self.names]
-        return [(g.square_() if g.is_contiguous() else g.square()).sum(0) for g in each]  # an unused one is expanded
-
-    def _squares_one_by_one(self, batch: Examples, weights: Vec) -> Vec:
-        leaves = _leaves(weights)
-        sums: Vec = [torch.zeros_like(w) for w in weights]
-        for row in range(batch.examples):
-            with torch.enable_grad():
-                numerator, _ = self._sum(cut(batch, slice(row, row + 1)), leaves)
-                gradient = _gradients(numerator, leaves) if numerator.requires_grad else ()
-            for total, one in zip(sums, gradient, strict=False):
-                total.addcmul_(one, one)
         return sums
 
     def draw(self, samples: int | None, rng: torch.Generator | None) -> list[Examples]:
         """``samples`` examples, drawn without replacement and in order; all of them if None or if there are fewer."""
         if samples is None or samples >= self.examples:
             return self.batches
-        picked = torch.randperm(self.examples, generator=rng)[:samples].sort().values
+        self.audit.check_single("a subset of the examples")
+        picked = torch.randperm(self.examples, generator=rng, device="cpu")[:samples].sort().values
         found, start = [], 0
         for batch in self.batches:
             inside = picked[(picked >= start) & (picked < start + batch.examples)] - start
@@ -282,118 +305,13 @@ class Problem:
                 found.append(cut(batch, inside.to(self.device)))
         return merge(found)
 
-    def outputs(self, batch: Examples, weights: Sequence[Tensor], buffers: Mapping[str, Tensor] | None = None) -> Any:
-        """Outputs of the model for a batch, with other weights and buffers in place of its own.
-
-        Raises ProblemError where the inputs of the batch are not the arguments of the model.
-        """
-        values = {**(buffers or {}), **dict(zip(self.names, weights, strict=True))}
-        try:
-            return call_with(self.model, values, batch.args, batch.kwargs)
-        except TypeError as error:
-            raise _call_error(self.model, batch, error) from error
-
-    def numerator(self, outputs: Any, targets: Any, objective: Objective | None = None) -> Tensor:
-        """The losses of a batch, summed: a differentiable number.  Raises ProblemError for anything else."""
-        return self._checked(*(objective or self.objective).sum(outputs, targets))[0]
-
-    def _sum(self, batch: Examples, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | float]:
-        return self._checked(*self.objective.sum(self.outputs(batch, weights), batch.targets))
-
-    def _checked(self, numerator: Any, denominator: Tensor | float) -> tuple[Tensor, Tensor | float]:
-        if not isinstance(numerator, Tensor):
-            raise ProblemError(
-                f"the loss got a {type(numerator).__name__}, expected a tensor of one number: compute it with torch"
-            )
-        if numerator.dim() or numerator.is_complex():
-            raise ProblemError(
-                f"the loss got shape {tuple(numerator.shape)}, expected one real number: reduce it to its mean or sum"
-            )
-        return numerator, denominator
-
     def _divide(self, total: float, weight: float) -> float:
         if not self.objective.mean:
             return total
         return total / weight if weight else float("nan")
 
 
-def check_norms(model: nn.Module) -> None:
-    """Raise ProblemError for a BatchNorm, in eval mode, whose outputs depend on the examples beside each other."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
-            raise ProblemError(
-                f"the BatchNorm layer {name!r} got the statistics of each batch in eval mode too, expected running "
-                f"ones, because the loss must not depend on how examples are batched: let it follow eval(), with "
-                f"track_running_stats=True"
-            )
-
-
-def check_autograd(problem: Problem) -> None:
-    """Raise ProblemError where derivatives cannot be taken, which would be zero without a word."""
-    batch = problem.batches[0]
-    values = [*problem.parameters.values(), *batch.args, *batch.kwargs.values()]
-    made = any(isinstance(x, Tensor) and x.is_inference() for x in values)
-    if torch.is_inference_mode_enabled() or made:
-        what = "weights or data that were made under" if made else "called under"
-        raise ProblemError(
-            f"a derivative got {what} torch.inference_mode(), expected autograd: use torch.no_grad() in its place, or "
-            f"leave it with torch.inference_mode(False)"
-        )
-
-
-def _wrong(outputs: Any, targets: Any) -> int:
-    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (outputs, targets)]
-    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.dim() == 2):
-        good = False
-    else:
-        good = targets.shape == outputs.shape[:1] and not targets.is_floating_point()
-    if not good:
-        raise ProblemError(
-            f"the error got outputs {shapes[0]} and targets {shapes[1]}, expected (examples, classes) and class "
-            f"numbers (examples,): it is defined for classification only"
-        )
-    return int((outputs.argmax(1) != targets).sum())
-
-
-def _call_error(model: nn.Module, batch: Examples, error: TypeError) -> Exception:
-    """The error of a model that got other arguments than it takes, in terms of how data become arguments."""
-    try:
-        inspect.signature(model.forward).bind(*batch.args, **batch.kwargs)
-    except TypeError as mismatch:
-        given = f"the keyword arguments {', '.join(batch.kwargs)}" if batch.kwargs else f"{len(batch.args)} arguments"
-        return ProblemError(
-            f"the model {type(model).__name__} got {given} ({mismatch}), expected those of its forward: a tuple of "
-            f"inputs becomes positional arguments, a dict keyword arguments, and a batch that is one dict goes to the "
-            f"model whole"
-        )
-    return error
-
-
-def _leaves(weights: Sequence[Tensor]) -> Vec:
-    return [w.detach().requires_grad_() for w in weights]
-
-
-def _gradients(value: Tensor, weights: Vec, create_graph: bool = False) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(value, weights, create_graph=create_graph, materialize_grads=True)
-
-
-def _one_place(parameters: dict[str, nn.Parameter]) -> tuple[torch.device, torch.dtype]:
-    devices = sorted({str(p.device) for p in parameters.values()})
-    dtypes = sorted({str(p.dtype) for p in parameters.values()})
-    if len(devices) > 1:
-        raise ProblemError(
-            f"the parameters are on {', '.join(devices)}, expected one device: move the model with .to()"
-        )
-    if len(dtypes) > 1:
-        raise ProblemError(f"the parameters are {', '.join(dtypes)}, expected one dtype: convert with .float()")
-    first = next(iter(parameters.values()))
-    return first.device, first.dtype
-
-
-def _check_dtype(batch: Examples, dtype: torch.dtype) -> None:
-    for value in (*batch.args, *batch.kwargs.values()):
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != dtype:
-            raise ProblemError(
-                f"the inputs are {value.dtype} and the model is {dtype}, expected one dtype: "
-                f"convert the inputs with .to({dtype}) or the model with .to({value.dtype})"
-            )
+def check_problem(verb: str, problem: Any) -> None:
+    """Raise TypeError for what is no problem."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"{verb} got a {type(problem).__name__}, expected a Problem: Problem(model, loss, data)")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sharpscope.curvature._over_data import Sum
+from sharpscope.curvature.gauss import fisher_of, ggn_of
 from sharpscope.curvature.operators import fisher, ggn, hessian
-from sharpscope.curvature.products import MODES, Hessian, Point, fisher_of, ggn_of
+from sharpscope.curvature.products import MODES, Hessian, Point
 from sharpscope.problem.problem import Problem
 from tests.reference_curvature import CASES, POSITION_TASKS, TASKS, Dense, make_case, make_targets, rows
 
@@ -37,7 +38,7 @@ def make(case_name: str, task_name: str) -> tuple[Dense, Problem]:
 
 def curvatures(problem: Problem) -> dict[str, Any]:
     point = Point(problem)
-    return {"hessian": Hessian(point), "ggn": ggn_of(point), "fisher": fisher_of(point, "empirical Fisher", False)}
+    return {"hessian": Hessian(point), "ggn": ggn_of(point), "fisher": fisher_of(point, "empirical Fisher", "examples")}
 
 
 def matrices(dense: Dense) -> dict[str, Tensor]:
@@ -235,7 +236,7 @@ def test_the_empirical_fisher_of_classes_has_the_diagonal_of_squared_gradients()
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"kind": "exact"}, ValueError, 'fisher got kind=\'exact\', expected "empirical" or "model"'),
+        ({"kind": "exact"}, ValueError, 'fisher got kind=\'exact\', expected "empirical", "positions" or "model"'),
         ({"samples": 0}, ValueError, "fisher got samples=0, expected a whole number >= 1"),
     ],
 )

@@ -17,6 +17,10 @@ X, Y = torch.arange(10.0).view(5, 2), torch.arange(5)
 DATA = TensorDataset(X, Y)
 
 
+def batches_of(data: Any, batch_size: int | None) -> list[Examples]:
+    return as_batches(data, batch_size)[0]
+
+
 @pytest.mark.parametrize(
     ("data", "batch_size", "sizes"),
     [
@@ -33,7 +37,7 @@ DATA = TensorDataset(X, Y)
     ],
 )
 def test_batches(data: Any, batch_size: int | None, sizes: list[int]) -> None:
-    batches = list(as_batches(data, batch_size))
+    batches = list(batches_of(data, batch_size))
     assert [batch.examples for batch in batches] == sizes
     if sizes:
         count = sum(sizes)
@@ -45,25 +49,25 @@ def test_batches(data: Any, batch_size: int | None, sizes: list[int]) -> None:
 def test_mappings(kind: Any) -> None:
     whole = kind({"x": X, "y": Y})
     for data in (whole, [whole]):
-        batch = next(iter(as_batches(data, None)))
+        batch = next(iter(batches_of(data, None)))
         assert (batch.args, list(batch.kwargs), batch.examples) == ((), ["x", "y"], 5)
         assert batch.targets["y"].equal(Y)
-    [first, second] = as_batches((kind({"x": X}), Y), 3)
+    [first, second] = batches_of((kind({"x": X}), Y), 3)
     assert first.kwargs["x"].equal(X[:3])
     assert second.targets.equal(Y[3:])
-    [piece, _] = as_batches(whole, 3)
+    [piece, _] = batches_of(whole, 3)
     assert piece.targets["y"].equal(Y[:3])
 
 
 def test_large_inputs_make_small_batches() -> None:
-    assert [batch.examples for batch in as_batches((torch.zeros(40, 20_000), torch.zeros(40)), None)] == [20, 20]
-    assert [batch.examples for batch in as_batches((torch.zeros(40, 90_000), torch.zeros(40)), None)] == [16, 16, 8]
+    assert [batch.examples for batch in batches_of((torch.zeros(40, 20_000), torch.zeros(40)), None)] == [20, 20]
+    assert [batch.examples for batch in batches_of((torch.zeros(40, 90_000), torch.zeros(40)), None)] == [16, 16, 8]
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "many"])
 def test_bad_batch_size(size: Any) -> None:
     with pytest.raises(ProblemError, match=r"got batch_size=.*, expected a whole number >= 1: change batch_size"):
-        as_batches((X, Y), size)
+        batches_of((X, Y), size)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_bad_batch_size(size: Any) -> None:
 )
 def test_bad_data(data: Any, text: str) -> None:
     with pytest.raises(ProblemError, match=text):
-        as_batches(data, None)
+        batches_of(data, None)
 
 
 def test_cut_and_on_tensors_reach_everything() -> None:
@@ -164,10 +168,10 @@ def test_containers_keep_their_kind() -> None:
 
 
 def test_merge() -> None:
-    pieces = list(as_batches((X, Y), 2))
+    pieces = list(batches_of((X, Y), 2))
     [one] = merge(pieces)
     assert (one.examples, one.args[0].equal(X), one.targets.equal(Y)) == (5, True, True)
     unequal = [Examples((torch.zeros(1, n),), {}, torch.zeros(1), 1) for n in (2, 3)]
-    named = list(as_batches(({"x": X}, Y), 2))
+    named = list(batches_of(({"x": X}, Y), 2))
     for kept in (unequal, named, pieces[:1], []):
         assert merge(kept) is kept

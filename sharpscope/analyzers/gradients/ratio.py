@@ -15,6 +15,7 @@ from sharpscope.ascent.perturbations import Ball, Perturbation
 from sharpscope.coordinates.packed import MaskLike, as_packed
 from sharpscope.core.expressions import check_piece, check_seed, resolve
 from sharpscope.core.results import Dims, Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import Vec
 from sharpscope.problem.parameter_kinds import sums_over
 
@@ -229,6 +230,7 @@ class RatioSeries(Result):
 
 
 @overload
+@undisturbed
 def gradient_ratio(
     problem: Source,
     perturbation: Perturbation | None = None,

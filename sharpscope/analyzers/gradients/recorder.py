@@ -9,6 +9,7 @@ from sharpscope.analyzers.gradients.ratio import GradientRatio, RatioSeries, gra
 from sharpscope.ascent.perturbations import Ball, Perturbation
 from sharpscope.coordinates.packed import MaskLike
 from sharpscope.core.expressions import check_count
+from sharpscope.problem.problem import Problem
 
 __all__ = ["RatioRecorder"]
 
@@ -69,6 +70,8 @@ class RatioRecorder:
                 "RatioRecorder got no problem and no batch, expected one: RatioRecorder(problem) or "
                 "record(step, batch=...)"
             )
+        if isinstance(source, Problem):
+            source.refresh()
         mask = (self.masks() or None) if self.masks is not None else None
         self.ratios.append(gradient_ratio(source, self.perturbation, mask=mask, base=self.base, seed=self.seed))
         self.steps.append(step)

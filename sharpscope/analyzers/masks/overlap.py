@@ -12,6 +12,7 @@ from sharpscope.analyzers.masks._popcounts import count_all
 from sharpscope.coordinates.packed import MaskLike, PackedMask, as_packed
 from sharpscope.core.progress import bar
 from sharpscope.core.results import Dims, Result
+from sharpscope.core.surroundings import undisturbed
 
 __all__ = ["MaskOverlap", "mask_overlap"]
 
@@ -222,6 +223,7 @@ class MaskOverlap(Result):
         return _pairs(self.intersections, self.selected, self.sizes)
 
 
+@undisturbed
 def mask_overlap(
     masks: Mapping[str, MaskLike] | Sequence[MaskLike],
     labels: Sequence[str] | None = None,

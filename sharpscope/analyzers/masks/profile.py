@@ -19,6 +19,7 @@ from sharpscope.analyzers.spectra.spectrum import Spectrum, spectrum
 from sharpscope.ascent.perturbations import Ball, Perturbation
 from sharpscope.coordinates.packed import MaskLike, as_packed
 from sharpscope.core.expressions import check_count, check_piece, resolve
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import flatten, generator
 from sharpscope.curvature.operators import hessian
 from sharpscope.problem.parameter_kinds import depths_of, kinds_of
@@ -31,6 +32,7 @@ WEIGHT, GRADIENT, FISHER, CHANGE, RATIO = "|w|", "|g|", "Fisher", "|g_SAM - g_SG
 EIGENVECTOR = "top eigenvector"
 
 
+@undisturbed
 def mask_profile(
     mask: MaskLike,
     problem: Problem,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ import torch
 from sharpscope.core.expressions import check_count, check_range, check_seed
 from sharpscope.core.progress import bar
 from sharpscope.core.results import Dims, Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import Vec, add, generator, multiply, norm, scale
 from sharpscope.problem.examples import cut, merge
-from sharpscope.problem.problem import Problem
+from sharpscope.problem.problem import Problem, check_problem
 
 __all__ = ["Sharpness", "sharpness"]
 
@@ -67,6 +67,7 @@ class Sharpness(Result):
         return float(self.draws.std(ddof=1) / math.sqrt(pairs)) if pairs > 1 else float("nan")
 
 
+@undisturbed
 def sharpness(
     problem: Problem,
     rho: float = 0.05,
@@ -143,8 +144,7 @@ def sharpness(
 
 
 def _check(problem: Problem, rho: float, steps: int, pairs: int, scaling: str, eta: float, m: int | None) -> None:
-    if not isinstance(problem, Problem):
-        raise TypeError(f"sharpness got a {type(problem).__name__}, expected a Problem: Problem(model, loss, data)")
+    check_problem("sharpness", problem)
     if torch.finfo(problem.dtype).bits < 32:
         raise ValueError(
             f"sharpness got weights in {problem.dtype}, expected float32 or wider, in which small steps are exact "
@@ -166,11 +166,10 @@ def _check(problem: Problem, rho: float, steps: int, pairs: int, scaling: str, e
 
 def _shards(problem: Problem, m: int) -> Iterator[Problem]:
     """Problems of m examples each, in the order of the data, around the same model."""
+    problem.audit.check_single("m-sharpness")
     batches = [cut(batch, slice(i, i + 1)) for batch in problem.batches for i in range(batch.examples)]
     for start in range(0, len(batches) - m + 1, m):
-        part = copy.copy(problem)
-        part.batches, part.examples, part.plans = merge(batches[start : start + m]), m, {}
-        yield part
+        yield problem.on(merge(batches[start : start + m]))
 
 
 def _ascend(

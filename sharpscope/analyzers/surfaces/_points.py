@@ -110,7 +110,7 @@ class Points:
         With class weights or ignored targets, the denominator varies with the examples as the numerator does.
         """
         count, whole = len(difference), self.evaluator.denominator
-        if count < 2:
+        if count < 2 or self.evaluator.whole:  # batches are no sample of independent examples
             return float("nan")
         rest = difference - difference.sum() / whole * self.evaluator.shares.to(difference.device)
         return float(rest.std()) * math.sqrt(count) / whole

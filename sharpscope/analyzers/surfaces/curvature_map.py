@@ -13,9 +13,10 @@ from sharpscope.analyzers.surfaces.request import check_reach
 from sharpscope.analyzers.surfaces.surface import Span, grids
 from sharpscope.core.progress import bar
 from sharpscope.core.results import Dims, Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import Vec, add
 from sharpscope.curvature.operators import Operator, hessian
-from sharpscope.problem.problem import Problem
+from sharpscope.problem.problem import Problem, check_problem
 
 __all__ = ["CurvatureMap", "curvature_map"]
 
@@ -59,6 +60,7 @@ class CurvatureMap(Result):
         }
 
 
+@undisturbed
 def curvature_map(
     problem: Problem,
     resolution: int | tuple[int, int] = 7,
@@ -96,6 +98,7 @@ def curvature_map(
         >>> found.highest.round(3).tolist()  # of (|w - 1|^2) / 4, everywhere
         [[0.5, 0.5], [0.5, 0.5]]
     """
+    check_problem("curvature_map", problem)
     alpha, beta = grids("curvature map", resolution, span)
     directions = _pair(problem, directions, seed)
     check_reach("curvature map", (alpha, beta), problem.dtype)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from sharpscope.coordinates.packed import PackedMask
 from sharpscope.core.expressions import check_count
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import Vec, content, generator, length, slices
-from sharpscope.problem.problem import Problem
+from sharpscope.problem.problem import Problem, check_problem
 
 __all__ = ["SCALINGS", "Directions", "filter_normalised", "gaussian", "random_directions", "scaled", "unit_of"]
 
@@ -199,6 +200,7 @@ class Directions:
         return float(torch.stack(parts).sum()) if parts else 0.0
 
 
+@undisturbed
 def random_directions(
     problem: Problem, scaling: str = "filter", seed: int = 0, *, count: int = 2, include_1d: bool = False
 ) -> Directions:
@@ -213,9 +215,9 @@ def random_directions(
             the norm of its weights; "weight": every entry is multiplied by its weight; "none": as drawn.
         seed: a whole number.
         count: of directions.
-        include_1d: tensors with less than two dims (biases, norm layers) do not move unless this is true; then each
-            counts as one filter.  (The authors' code, where it includes them, takes a copy of the weights, which
-            all directions then share; here they are random like the rest.)
+        include_1d: tensors with less than two dims (biases, norm layers) do not move unless this is true, or there are
+            no others; then each counts as one filter.  (The authors' code, where it includes them, takes a copy of the
+            weights, which all directions then share; here they are random like the rest.)
 
     Raises ValueError for another scaling, a seed that is no whole number, a count below 1, and weights of which nothing
     can move.
@@ -226,6 +228,7 @@ def random_directions(
         >>> random_directions(problem, "layer", seed=1)
         Directions(2 over 2 parameters, layer, seed=1)
     """
+    check_problem("random_directions", problem)
     if scaling not in SCALINGS:
         raise ValueError(f"random_directions got scaling={scaling!r}, expected one of {', '.join(SCALINGS)}: change it")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
@@ -233,6 +236,7 @@ def random_directions(
     check_count("random_directions", "count", count)
     axes = [*AXES, *(f"axis {place}" for place in range(2, count))][:count]
     weights = problem.weights
+    include_1d = include_1d or all(w.dim() < 2 for w in weights)
     vectors = tuple(
         [
             _scaled(_gaussian(w, generator("direction", int(seed), axis, name)), w, scaling, include_1d)

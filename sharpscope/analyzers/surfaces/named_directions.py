@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from sharpscope.analyzers.spectra.spectrum import Spectrum, spectrum
 from sharpscope.analyzers.surfaces.directions import Directions
 from sharpscope.core.expressions import check_count
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import Vec, unflatten
-from sharpscope.problem.problem import Problem
+from sharpscope.problem.problem import Problem, check_problem
 
 __all__ = ["Weights", "gradient_direction", "hessian_directions", "pca_directions", "towards", "weights_of"]
 
 Weights = Mapping[str, Tensor] | nn.Module | Problem | Sequence[Tensor]
 
 
+@undisturbed
 def hessian_directions(
     problem: Problem, found: Spectrum | None = None, which: Sequence[int] = (0, 1), **options: Any
 ) -> Directions:
@@ -38,6 +40,7 @@ def hessian_directions(
         >>> hessian_directions(problem).text
         'eigenvectors 1, 2 of the Hessian'
     """
+    check_problem("hessian_directions", problem)
     if not which or any(isinstance(place, bool) or not isinstance(place, int) or place < 0 for place in which):
         raise ValueError(f"hessian_directions got which={which!r}, expected places from 0: (0, 1) is usual")
     if found is None:
@@ -54,11 +57,13 @@ def hessian_directions(
     return Directions(problem.names, vectors, f"eigenvectors {places} of the Hessian")
 
 
+@undisturbed
 def gradient_direction(problem: Problem) -> Directions:
     """The gradient of the loss at the weights, of unit length: one direction (``beside`` another it spans a plane).
 
     Raises ValueError for a gradient that is zero.
     """
+    check_problem("gradient_direction", problem)
     gradient = problem.gradient()
     length = float(Directions(problem.names, (gradient,), "gradient").norms[0])
     if not length:
@@ -66,6 +71,7 @@ def gradient_direction(problem: Problem) -> Directions:
     return Directions(problem.names, ([x / length for x in gradient],), "gradient, of unit length")
 
 
+@undisturbed
 def towards(problem: Problem, *others: Weights) -> Directions:
     """From the problem's weights to other weights: the loss on the way to one, the plane through them and two others.
 
@@ -83,6 +89,7 @@ def towards(problem: Problem, *others: Weights) -> Directions:
         >>> towards(problem, {"weight": torch.zeros(1, 2), "bias": torch.ones(1)}).text
         'towards other weights'
     """
+    check_problem("towards", problem)
     if not others:
         raise ValueError("towards got no other weights, expected one or two: give a state dict or a model")
     vectors = tuple(
@@ -95,6 +102,7 @@ def towards(problem: Problem, *others: Weights) -> Directions:
     return found
 
 
+@undisturbed
 def pca_directions(problem: Problem, trajectory: Sequence[Weights], count: int = 2) -> Directions:
     """The unit principal directions of a training trajectory, most variance first; ``explained`` has the shares.
 
@@ -107,6 +115,7 @@ def pca_directions(problem: Problem, trajectory: Sequence[Weights], count: int =
 
     Raises ValueError for a trajectory that does not span ``count`` directions, or of another architecture.
     """
+    check_problem("pca_directions", problem)
     check_count("pca_directions", "count", count)
     origin = problem.weights
     steps = [[(b - a).double() for a, b in zip(origin, weights_of(problem, item), strict=True)] for item in trajectory]

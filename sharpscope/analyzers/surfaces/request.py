@@ -14,7 +14,7 @@ from sharpscope.analyzers.surfaces.directions import SCALINGS, Directions, rando
 from sharpscope.analyzers.surfaces.keeping import Resume
 from sharpscope.core.expressions import check_count
 from sharpscope.problem.evaluator import Metric
-from sharpscope.problem.problem import Problem
+from sharpscope.problem.problem import Problem, check_problem
 
 __all__ = ["PRECISIONS", "Metrics", "Request", "check_reach"]
 
@@ -43,6 +43,7 @@ class Request:
     def check(self, problem: Problem) -> None:
         """Raise ValueError for what cannot be meant, before any work."""
         owner, given = self.owner, self.directions
+        check_problem(f"the {owner}", problem)
         if not isinstance(given, Directions) and given not in SCALINGS:
             raise ValueError(
                 f"the {owner} got directions={given!r}, expected one of {', '.join(SCALINGS)} or Directions: change it"

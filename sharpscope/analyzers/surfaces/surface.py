@@ -17,6 +17,7 @@ from sharpscope.analyzers.surfaces.refine import EVALUATED, INTERPOLATED, NONFIN
 from sharpscope.analyzers.surfaces.request import Metrics, Request
 from sharpscope.core.progress import bar
 from sharpscope.core.results import Dims, Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.problem.problem import Problem
 
 __all__ = ["MISSING", "Line", "Span", "Surface", "grids", "line", "surface"]
@@ -110,6 +111,7 @@ def _units(directions: str, *axes: str) -> dict[str, str]:
     }
 
 
+@undisturbed
 def line(
     problem: Problem,
     resolution: int = 51,
@@ -155,6 +157,7 @@ def line(
     )  # fmt: skip
 
 
+@undisturbed
 def surface(
     problem: Problem,
     resolution: int | tuple[int, int] = 51,

@@ -14,8 +14,9 @@ from sharpscope.analyzers.surfaces.directions import Directions, unit_of
 from sharpscope.analyzers.surfaces.named_directions import Weights, pca_directions, weights_of
 from sharpscope.core.expressions import check_count
 from sharpscope.core.results import Dims, Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import Vec
-from sharpscope.problem.problem import Problem
+from sharpscope.problem.problem import Problem, check_problem
 
 __all__ = ["Trajectory", "TrajectoryRecorder", "trajectory"]
 
@@ -41,6 +42,7 @@ class Trajectory(Result):
         return {"coordinates": unit_of(self.directions), "step": "optimizer steps", **lengths}
 
 
+@undisturbed
 def trajectory(
     problem: Problem, points: Mapping[int, Weights] | Sequence[Weights], directions: Directions | None = None
 ) -> Trajectory:
@@ -68,6 +70,7 @@ def trajectory(
         >>> way.coordinates.round(6).tolist(), way.residual.round(5).tolist()
         ([[0.5]], [3.0])
     """
+    check_problem("trajectory", problem)
     named: dict[int, Weights] = dict(points) if isinstance(points, Mapping) else dict(enumerate(points))
     if not named:
         raise ValueError("trajectory got no weights, expected those of at least one step: record some in training")

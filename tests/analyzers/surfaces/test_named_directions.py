@@ -96,11 +96,11 @@ def test_the_plane_of_a_mask_moves_nothing_else() -> None:
     problem = problem_of()
     mask = {name: torch.rand(w.shape) < 0.3 for name, w in problem.parameters.items()}
     seen: list[Tensor] = []
-    hook = problem.model.register_forward_pre_hook(
+    problem.audit  # noqa: B018  (looks at other weights)
+    problem.twin.module.register_forward_pre_hook(
         lambda m, _: seen.append(torch.cat([p.detach().reshape(-1) for p in m.parameters()]))
     )
     ss.surface(problem, 3, directions=random_directions(problem, "none", include_1d=True).on(mask), how="untimed")
-    hook.remove()
     moved = torch.stack(seen[-9:]) - seen[0]  # before, the model is tried at other weights
     kept = torch.cat([part.reshape(-1) for part in mask.values()])
     assert not moved[:, ~kept].any() and moved[-1][kept].all()

@@ -197,8 +197,8 @@ class Fuse(nn.Module):
         return self.model(x)
 
 
-@pytest.mark.parametrize("at", [1, 2, 20])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("at", [1, 2, 30])
+@pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
 def test_the_model_is_untouched_after_an_interruption(
     error: type[BaseException], at: int, rng_guard: Callable[[], None]
 ) -> None:
@@ -223,7 +223,10 @@ def test_buffers_never_move_with_the_plane() -> None:
 
     before = {name: t.clone() for name, t in model.named_buffers()}
     handle = model.register_forward_pre_hook(listen)
-    found = surface(Problem(model, nn.CrossEntropyLoss(), (x, y)), resolution=3, how="untimed")
+    problem = Problem(model, nn.CrossEntropyLoss(), (x, y))
+    problem.loss()  # the audit looks at other weights
+    seen.clear()
+    found = surface(problem, resolution=3, how="untimed")
     handle.remove()
     moving = {"0.weight", "7.weight"}  # the second convolution is frozen, the others have one dim
     reference = copy.deepcopy(model).eval()
@@ -340,6 +343,7 @@ def test_checkpoints_share_the_plane() -> None:
     other, _, _, theirs = regression(bias=False)
     with torch.no_grad():
         other.weight.mul_(model.weight.norm(dim=1, keepdim=True) / other.weight.norm(dim=1, keepdim=True))
+    theirs.refresh()
     for mine, yours in zip(axes(model, problem), axes(other, theirs), strict=True):
         assert mine == pytest.approx(yours, rel=1e-9)
 
@@ -412,10 +416,15 @@ class Vector(nn.Module):
         return x @ self.w[:, None]
 
 
-@pytest.mark.parametrize("model", [Vector(), nn.Linear(2, 1)], ids=["one dim", "zeros"])
-def test_a_plane_that_is_a_point_is_refused(model: nn.Module) -> None:
-    if isinstance(model, nn.Linear):
-        nn.init.zeros_(model.weight)
+def test_a_model_of_vectors_alone_moves_them_as_filters() -> None:
+    problem = Problem(Vector().double(), nn.MSELoss(), (torch.ones(3, 2), torch.zeros(3, 1)))
+    found = surface(problem, resolution=3)
+    assert found.directions == "filter, 1-d parameters too" and np.ptp(found.loss) > 0
+
+
+def test_a_plane_that_is_a_point_is_refused() -> None:
+    model = nn.Linear(2, 1)
+    nn.init.zeros_(model.weight)
     problem = Problem(model.double(), nn.MSELoss(), (torch.ones(3, 2), torch.ones(3, 1)))
     with pytest.raises(
         ValueError, match=r"^the surface got no filter that can move, expected nonzero weights in a ten"
