@@ -1,21 +1,23 @@
-"""What surrounds a call and must not change its numbers: autocast, and another default device than that of the data."""
+"""What surrounds an analysis and must not change its numbers: autocast, and weights that move on meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["as_found", "undisturbed", "without_autocast"]
+__all__ = ["analysis", "undisturbed", "without_autocast"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OUTSIDE = threading.local()  # the default device that the user has set, while ours is in force
+_COUNT = itertools.count()
+_NOW = threading.local()
 
 
 @contextlib.contextmanager
@@ -40,7 +42,7 @@ def without_autocast(*kinds: str) -> Iterator[None]:
 
 
 def undisturbed(verb: Callable[P, R]) -> Callable[P, R]:
-    """The same function, whose own tensors are where and what they are meant to be whatever surrounds the call.
+    """The same function as one analysis: outside autocast, at one state of the weights.
 
     >>> with torch.autocast("cpu", torch.bfloat16):
     ...     undisturbed(lambda: (torch.ones(1, 1) @ torch.ones(1, 1)).dtype)()
@@ -49,25 +51,18 @@ def undisturbed(verb: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(verb)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        found = torch.get_default_device()
-        with contextlib.ExitStack() as stack:
-            kinds = ["cuda"] if torch.cuda.is_available() else []
-            stack.enter_context(without_autocast(*kinds))
-            if found.type != "cpu":
-                stack.callback(setattr, _OUTSIDE, "device", getattr(_OUTSIDE, "device", None))
-                _OUTSIDE.device = found
-                stack.enter_context(torch.device("cpu"))
-            return verb(*args, **kwargs)
+        outer = analysis()
+        _NOW.number = next(_COUNT) if outer is None else outer
+        try:
+            with without_autocast(*(["cuda"] if torch.cuda.is_available() else [])):
+                return verb(*args, **kwargs)
+        finally:
+            _NOW.number = outer
 
     return run
 
 
-@contextlib.contextmanager
-def as_found() -> Iterator[None]:
-    """The user's own default device, for code that is the user's."""
-    device = getattr(_OUTSIDE, "device", None)
-    if device is None:
-        yield
-        return
-    with torch.device(device):
-        yield
+def analysis() -> int | None:
+    """The number of the analysis that this thread is in, None outside any: within one, weights do not move on."""
+    found: int | None = getattr(_NOW, "number", None)
+    return found

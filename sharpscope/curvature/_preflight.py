@@ -264,6 +264,8 @@ class _Trial:
 
     def tape(self, chosen: Plan) -> tuple[Plan, float]:
         """Whether products can be played from a tape, and the bytes that one example takes."""
+        if self.problem.twin.moving:  # every product writes weights into the copy
+            return chosen, 0.0
         other = self.curve(chosen.channels_last).point.direction(self.gradient)
         try:
             tape = self._record(chosen, self.few)

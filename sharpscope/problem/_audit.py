@@ -85,7 +85,7 @@ def audit(problem: Snapshot, batches: list[Examples], cuttable: bool, unbatched:
         weights = displaced(problem)
         few, whole, value = _first(problem, batches[0], weights)
         if not math.isfinite(value):
-            weights = [w.clone() for w in problem.twin.leaves]
+            weights = [w.clone() for w in problem.twin.weights]
             value = _watched(problem, few, [w.detach() for w in weights])
         differentiates = _needs_gradients(problem, few, weights, value)
         with torch.set_grad_enabled(differentiates):
@@ -159,7 +159,7 @@ def _watched(problem: Snapshot, few: Examples, weights: Vec) -> float:
                 f"{type(problem.model).__name__} got weights that it reads by a second reference, and cannot be "
                 f"copied, expected one or the other: make it copyable, or read parameters where they are registered"
             )
-        twin.moving = True
+        twin.move()
     raise ProblemError(
         f"{type(problem.model).__name__} got weights from tensors that are not its parameters, expected a function of "
         f"its parameters: read them where they are registered"
@@ -218,8 +218,7 @@ def _opaque(batch: Examples) -> bool:
 def displaced(problem: Snapshot, share: float = _AWAY, draw: int = 0) -> Vec:
     """Weights beside the problem's own, where nothing lies on a kink by its making."""
     found = []
-    for name, leaf in zip(problem.names, problem.twin.leaves, strict=True):
-        w = leaf.detach()
+    for name, w in zip(problem.names, problem.twin.weights, strict=True):
         size = float(w.double().square().mean().sqrt()) if w.numel() else 0.0
         size = size if math.isfinite(size) else 0.0
         noise = torch.randn(w.shape, generator=generator("audit", name, draw), dtype=torch.float64, device="cpu")

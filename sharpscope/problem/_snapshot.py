@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -11,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sharpscope.core.surroundings import analysis
 from sharpscope.core.vectors import Vec, mismatch
 from sharpscope.problem._checks import call_error, check_model, one_place
 from sharpscope.problem._twin import Twin, drawing
@@ -39,18 +41,29 @@ class Snapshot:
         self.device, self.dtype = one_place(trainable)
         self.twin = Twin(model)
         self._stamp = self._stamped()
+        self._thread: int | None = threading.get_ident()  # None where it came from another process
+        self._followed = analysis()
 
     @property
     def weights(self) -> Vec:
-        """The problem's own weights, detached: those of the model when it was made or last refreshed."""
-        if self._stamp is not None and self._stamp != self._stamped():
-            self._stamp = None  # told once
-            warnings.warn(
-                f"the weights of {type(self.model).__name__} have changed since the problem was made: analysed are "
-                f"those of then; problem.refresh() takes those of now",
-                stacklevel=2,
-            )
-        return self.twin.weights
+        """The problem's own weights, detached: those of the model now (once an analysis), in the thread that made it.
+
+        In other threads, those that it last followed, with a warning if the model has moved on.
+        """
+        now = analysis()
+        if (now is None or now != self._followed) and self._stamp is not None and self._stamp != self._stamped():
+            if self._thread in (None, threading.get_ident()):
+                self.refresh()
+            else:
+                self._stamp = None  # told once
+                warnings.warn(
+                    f"the weights of {type(self.model).__name__} have moved on since its problem last followed, and "
+                    f"this is not the thread that made the problem: analysed are those of then; problem.refresh() "
+                    f"takes those of now",
+                    stacklevel=2,
+                )
+        self._followed = now
+        return list(self.twin.weights)
 
     def refresh(self) -> Self:
         """Take over the weights and buffers of the model as they are now; returns the problem."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sharpscope.core.surroundings import as_found, without_autocast
+from sharpscope.core.surroundings import without_autocast
 from sharpscope.core.vectors import Vec
 
 __all__ = ["Twin", "drawing", "plain_attention"]
@@ -55,6 +55,7 @@ class Twin:
         """Where parameters and buffers stand; tied ones stand in several places."""
         own = dict(self.module.named_parameters())
         self.leaves: Vec = [own[name] for name in self.names]
+        self.weights: Vec = [p.detach() for p in self.leaves]  # the copy's own
         self.buffers = dict(self.module.named_buffers())
         by_identity = {id(x): name for name, x in (*own.items(), *self.buffers.items())}
         self.places: dict[str, list[tuple[dict[str, Any], str]]] = {}
@@ -67,11 +68,6 @@ class Twin:
                         self.places.setdefault(by_identity[id(x)], []).append((holder, leaf))
         self.kept = {name: (x._version, x.detach().clone()) for name, x in self.buffers.items()}
 
-    @property
-    def weights(self) -> Vec:
-        """The copy's own weights, detached."""
-        return [p.detach() for p in self.leaves]
-
     def follow(self, model: nn.Module) -> None:
         """Take over the weights and buffers of the model as they are now."""
         if self.shared:
@@ -83,6 +79,8 @@ class Twin:
             for kept, now in zip(self.module.buffers(), model.buffers(), strict=True):
                 kept.copy_(now)
         self._look()
+        if self.moving:
+            self.move()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -106,12 +104,19 @@ class Twin:
                 if self.depth == 0:
                     self._settle()
 
+    def move(self) -> None:
+        """From now on, move weights into the leaves."""
+        self.moving, self.weights = True, [p.detach().clone() for p in self.leaves]
+
     def _settle(self) -> None:
         for module, training in self._modes:
             module.training = training
         for holder, place, x in self._own:
             holder[place] = x
         with torch.no_grad():
+            if self.moving:
+                for own, weight in zip(self.leaves, self.weights, strict=True):
+                    own.copy_(weight)
             for name, (version, value) in self.kept.items():
                 if self.buffers[name]._version != version:
                     self.buffers[name].copy_(value)
@@ -140,8 +145,7 @@ class Twin:
 
     def called(self, function: Callable[..., Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The copy called, or ``function`` called with it."""
-        with as_found():
-            return self.module(*args, **kwargs) if function is None else function(self.module, *args, **kwargs)
+        return self.module(*args, **kwargs) if function is None else function(self.module, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Twin:
         found = copy.copy(self)
@@ -178,10 +182,17 @@ class plain_attention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             self.seen = True
-            return torch._scaled_dot_product_attention_math(*args, **kwargs)[0]
+            return _attended(*args, **kwargs)
         if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
             return func(*args, **{**kwargs, "need_weights": True})[0], None
         return func(*args, **kwargs)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kw: Any) -> Any:
+    """``scaled_dot_product_attention`` by plain products."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
+    return torch._scaled_dot_product_attention_math(query, key, value, attn_mask, *args, **kw)[0]
 
 
 def _copied(model: nn.Module) -> tuple[nn.Module, bool]:

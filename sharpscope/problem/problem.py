@@ -50,9 +50,10 @@ _MISSING: Any = object()
 class Problem(Snapshot):
     """``L(w)``: the losses of all examples summed and divided once by their denominator, in eval mode.
 
-    The problem is a snapshot: it holds a copy of the model with the weights and buffers that it had when the problem
-    was made, so that training on, other threads, hooks and modes do not meet an analysis.  ``refresh()`` takes over
-    those of now; until then an analysis warns if they have changed.
+    The problem holds a copy of the model, and every analysis takes over the weights and buffers that the model has when
+    it begins; training on, hooks, modes and an exception do not meet it.  In other threads than the one that made the
+    problem it stays where it was, so that a training that goes on does not move an analysis; ``refresh()`` takes over
+    the weights of now there.
 
     Args:
         model: a ``torch.nn.Module``; its parameters with ``requires_grad`` are w, in the order of
@@ -184,7 +185,7 @@ class Problem(Snapshot):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without compiled functions, which belong to a process."""
-        return {**self.__dict__, "compiled": {}}
+        return {**self.__dict__, "compiled": {}, "_thread": None, "_followed": None}
 
     def __repr__(self) -> str:
         return f"Problem({self.describe()}, {self.size} parameters on {self.device}, {len(self._batches)} batches)"

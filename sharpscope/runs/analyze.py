@@ -178,7 +178,7 @@ def _ratio_course(run: Run, problem: _Loaded, how: Analysis) -> Result | None:
     last = problem()
     for step in steps:
         last.model.load_state_dict(run.checkpoint(step)["model"])
-        found.append(gradient_ratio(last.refresh(), Ball(how.rho), seed=how.seed))
+        found.append(gradient_ratio(last, Ball(how.rho), seed=how.seed))
     return RatioSeries.of("step", steps, found)
 
 

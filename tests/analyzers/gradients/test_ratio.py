@@ -478,7 +478,7 @@ def test_a_recorder_does_not_disturb_training() -> None:
             assert whole.series.axis == "step" and whole.series.places.tolist() == [2, 4, 6]
             assert one.series.places.tolist() == [3, 6]
             series = whole.series
-            assert series[2] == gradient_ratio(problem.refresh(), mask=optimizer.masks())
+            assert series[2] == gradient_ratio(problem, mask=optimizer.masks())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert series is not None and series.inside is not None
     with pytest.raises(ValueError, match=r"^RatioRecorder got no problem and no batch, expected one"):
@@ -518,7 +518,6 @@ def test_deterministic_and_the_model_untouched(rng_guard: Callable[[], None]) ->
     loss(model(x), y).backward()
     model.conv.bias.grad = None
     model.norm.eval()
-    problem.refresh()
     before = state(model)
     rng_guard()
     for perturbation in (None, Ball(0.5, Magnitude()), Masked(Ball(0.1), Top(Fisher(samples=8), sparsity=0.5))):

@@ -108,7 +108,6 @@ def test_scores_against_loops() -> None:
         place = 0
         for p in names.values():
             p.copy_(w[place : (place := place + p.numel())].view(p.shape))
-    problem.refresh()
     expected = {
         "|w|": w.abs(),
         "|g|": g.abs(),
