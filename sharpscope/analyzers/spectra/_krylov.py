@@ -45,7 +45,8 @@ class Krylov:
             room = torch.empty(limit + 1, operator.size, dtype=operator.dtype, device=operator.device)
         self.vectors = room
         self.projected = np.zeros((limit, limit))
-        self.lost = np.zeros((0, limit))  # of each basis vector u, along every tail that was given up: part of A u
+        self.lost = np.zeros((0, limit))  # of each basis vector u, along every tail that was left: part of A u
+        self.left: list[Tensor | None] = []  # those tails; None where one is forgotten or nothing is along it
         self.filled = self.restarts = self.spent = 0
         self.beta = self.largest = 0.0  # norm of the last remainder; largest magnitude of all Ritz values so far
         self.coupling = np.zeros(0)  # u^T A tail of every basis vector u, as A u told
@@ -81,6 +82,7 @@ class Krylov:
         self._check_symmetry(column, size)
         self.projected[: self.filled + 1, self.filled] = self.projected[self.filled, : self.filled + 1] = column
         self.filled += 1
+        self._clear_left()
         self.spent += 1
         self.since += 1
         self.beta = length(rest)
@@ -94,16 +96,52 @@ class Krylov:
         return False
 
     def branch(self, direction: Tensor | None = None) -> None:
-        """Go on from ``direction``, or a random one, orthogonal to the basis; what the tail stood for is now lost."""
+        """Go on from ``direction``, or a random one, orthogonal to the basis; the tail is left for later."""
         given_up = np.zeros((1, self.limit))
         given_up[0, : self.filled] = self.coupling
         self.lost = np.vstack([self.lost, given_up])
+        vain = self.beta <= 10.0 * self.epsilon * self.largest
+        self.left.append(None if vain else self.tail.clone())
         self.beta, self.coupling = 0.0, np.zeros(self.filled)
         if self.filled == self.operator.size:
             self.tail.zero_()
             self.lost[:] = 0.0  # nothing is outside of the basis
-        elif direction is None or not self._turn(direction):
+            self.left = [None] * len(self.left)
+        elif direction is None or not self._turn(direction):  # nothing of it is outside of the basis
             self._fresh()
+
+    def _clear_left(self) -> None:
+        """Take the newest basis vector out of the tails that were left: they stay orthogonal to the basis."""
+        for place, vector in enumerate(self.left):
+            if vector is None:
+                continue
+            used, total = self.vectors[self.filled - 1 : self.filled], 1.0
+            for _ in range(2):
+                vector.addmv_(used.T, used @ vector, alpha=-1.0)
+                size = length(vector)
+                total *= size
+                if total < 100.0 * self.epsilon:
+                    break
+                vector /= size
+                used = self.vectors[: self.filled] if size < 0.5 else used  # what remains may be rounding of the rest
+            self.lost[place] *= total
+            if total < 100.0 * self.epsilon:
+                self.left[place] = None
+
+    def resume(self, place: int) -> None:
+        """Exchange the tail for one that was left: A V - V T is the same, told along other vectors."""
+        tail, vector, row = self.tail.clone(), self.left[place], self.lost[place, : self.filled].copy()
+        if vector is None:
+            return
+        along = float(tail.double() @ vector.double())
+        if (size := self._turn(vector, tail)) > 0.0:
+            self.left[place], self.lost[place, : self.filled] = tail, self.coupling + along * row
+            self.coupling = size * row
+        else:
+            self.tail.copy_(tail)
+            self.left[place], self.lost[place] = None, 0.0
+            self.coupling = self.coupling + along * row
+        self.beta = float(np.linalg.norm(self.coupling))
 
     def _check_symmetry(self, column: np.ndarray, size: float) -> None:
         """The products so far foretell u^T A tail for all u of the basis; other values are not of one matrix."""
@@ -201,19 +239,27 @@ class Krylov:
             part.copy_(torch.randn(len(part), generator=self.random, dtype=torch.float64))
         self._turn(self.tail)
 
-    def _turn(self, vector: Tensor) -> bool:
-        """Make the tail of a vector's part that is orthogonal to the basis; False where there is none."""
+    def _turn(self, vector: Tensor, *others: Tensor) -> float:
+        """Make the tail of a vector's part that is orthogonal to the basis and others; its length, 0 where it is none.
+
+        Relative to the vector, that is.
+        """
         used, new = self.vectors[: self.filled], self.tail
         new.copy_(vector)
+        total = length(new)
+        share = 1.0
         for _ in range(2):
+            for other in others:
+                new.sub_(other, alpha=float(other.double() @ new.double()))
             self.clear(new)
             if self.filled:
                 new.addmv_(used.T, used @ new, alpha=-1.0)
-            size = length(new)
+            size = length(new) / total
             if size < 100.0 * self.epsilon:
-                return False
-            new /= size
-        return True
+                return 0.0
+            new /= size * total
+            share, total = share * size, 1.0
+        return share
 
     def _parts(self) -> Iterator[Tensor]:
         yield from self.tail.split(_CHUNK)

@@ -21,6 +21,8 @@ __all__ = ["Ritz", "quadrature", "thick_restart"]
 
 _FLOOR = 1e-3  # of what a residual is relative to, in magnitudes of the largest eigenvalue
 _NEAR_ZERO = 1e-6  # what a residual near 0 is held to at the lower end, where most lies close together, whatever tol
+_SUSPECT = 20  # products of a probe once copies were missed
+_VAIN = 1e-4  # of what a residual may be: a tail along which there is less is forgotten
 _NULL = 0.1  # what residuals at a lower end of zeros are relative to, likewise
 
 
@@ -31,6 +33,7 @@ class Ritz:
     values: np.ndarray  # (k,) float64
     slopes: np.ndarray  # (k,) float64, residual of each pair along ``tail``, signed
     lost: np.ndarray  # (k,) float64, bound on the part of the residual that is not along ``tail``
+    left: list[tuple[Tensor, np.ndarray]]  # other vectors (n,) that residuals lie along, and how far (k,)
     vectors: Tensor  # (k, n) unit rows
     tail: Tensor  # (n,) unit vector along which the residuals of the recurrence lie
     scales: np.ndarray  # (k,) float64, what each residual is relative to
@@ -71,25 +74,24 @@ def thick_restart(
     Raises ArithmeticError when ``most`` does not suffice or a product is not finite.
     """
     krylov = Krylov(operator, min(basis, operator.size), generator("lanczos", seed), start)
-    missed: Tensor | None = None  # what a probe found and the basis does not hold yet
     probes = 0
     while True:
         krylov.extend()
         tick()
         now = _State.of(krylov, count, low, tol)
-        if missed is None and krylov.filled >= min(count + low, operator.size) and now.settled(krylov, starts):
+        if krylov.filled >= min(count + low, operator.size) and now.settled(krylov, starts):
             if now.crowds(krylov, probe):
                 krylov.restart(count, low, now.all_values, now.all_mixing)
                 now = _State.of(krylov, count, low, tol)
             probes += 1
             failure = (1.0 - confidence) / (probes * (probes + 1))
-            seen = now.probe(krylov, probe, most - krylov.spent, failure, tick)
-            missed = seen.direction
-            if missed is None:
+            steps = probe if probes == 1 else max(probe, _SUSPECT)  # where copies were missed, more may be
+            seen = now.probe(krylov, steps, most - krylov.spent, failure, tick)
+            if seen.direction is None:
                 return now.taken(krylov, seen)
-        if missed is not None and now.fits(1.0 - 0.5**probes):
-            krylov.branch(missed)
-            missed = None
+            krylov.branch(seen.direction)
+        else:
+            now.turn(krylov)
         if krylov.spent >= most:
             raise ArithmeticError(
                 f"the spectrum got {most} products without reaching tol={tol:g} for {count + low} pairs (largest "
@@ -138,8 +140,20 @@ class _State:
         """(k,): of the residuals."""
         return np.asarray(np.abs(self.slopes) + self.lost)
 
+    def turn(self, krylov: Krylov) -> None:
+        """Go on from the remainder that keeps the wanted pairs most from converging; forget those that keep none."""
+        limits = np.maximum(self.limits, np.finfo(float).tiny)
+        rows = krylov.lost[:, : krylov.filled]
+        along = np.abs(rows @ self.mixing / limits).max(axis=1, initial=0.0)
+        for place in np.flatnonzero(np.abs(rows).max(axis=1, initial=0.0) < _VAIN * limits.min()):
+            krylov.left[place] = None
+        kept = [place for place, tail in enumerate(krylov.left) if tail is not None]
+        most = max(kept, key=lambda place: float(along[place]), default=0)
+        if kept and along[most] > float(np.abs(self.slopes / limits).max()):
+            krylov.resume(most)
+
     def fits(self, share: float) -> bool:
-        """Whether all residuals are within a share of what they may be: what a branch gives up stays in them."""
+        """Whether all residuals are within a share of what they may be."""
         return bool(np.all(self.bounds <= share * self.limits))
 
     def settled(self, krylov: Krylov, starts: int) -> bool:
@@ -173,9 +187,11 @@ class _State:
         return look(krylov, self.mixing, guards, goals, min(max(steps, longer, whole), most), failure, tick)
 
     def taken(self, krylov: Krylov, probe: Probe) -> Ritz:
+        along = krylov.lost[:, : krylov.filled] @ self.mixing
+        left = [(tail, row) for tail, row in zip(krylov.left, along, strict=True) if tail is not None]
         vectors, tail = krylov.taken(self.mixing)
         return Ritz(
-            self.values, self.slopes, self.lost, vectors, tail, self.scales, self.cover, krylov.restarts,
+            self.values, self.slopes, self.lost, left, vectors, tail, self.scales, self.cover, krylov.restarts,
             probe.above, probe.below,
         )  # fmt: skip
 

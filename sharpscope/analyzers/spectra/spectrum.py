@@ -289,7 +289,9 @@ def _confirm(operator: Operator, ritz: Ritz, seed: int, each: bool) -> tuple[np.
     for place in range(len(ritz.values)):
         rest = _discrepancy(operator, ritz, np.eye(len(ritz.values))[place])
         noise = max(noise, length(rest))
-        residuals[place] = length(rest.add_(ritz.tail, alpha=float(ritz.slopes[place])))
+        for tail, slopes in [(ritz.tail, ritz.slopes), *ritz.left]:
+            rest.add_(tail, alpha=float(slopes[place]))
+        residuals[place] = length(rest)
     return residuals, noise
 
 
@@ -301,7 +303,9 @@ def _discrepancy(operator: Operator, ritz: Ritz, weights: np.ndarray) -> Tensor:
 
     product = (operator @ (sent(weights) @ ritz.vectors)).clone()
     product.addmv_(ritz.vectors.T, sent(weights * ritz.values), alpha=-1.0)
-    return product.add_(ritz.tail, alpha=-float(weights @ ritz.slopes))
+    for tail, slopes in [(ritz.tail, ritz.slopes), *ritz.left]:
+        product.add_(tail, alpha=-float(weights @ slopes))
+    return product
 
 
 def _check_noise(operator: Operator, scales: np.ndarray, noise: float, tol: float) -> None:
