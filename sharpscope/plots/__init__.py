@@ -11,6 +11,7 @@ from sharpscope.plots.compare import lines, ratio_courses, ratio_histograms, spe
 from sharpscope.plots.eigenvalues.curvature import curvatures, draw_curvature, draw_track, tracks
 from sharpscope.plots.eigenvalues.density import densities, draw_spectral_density
 from sharpscope.plots.eigenvalues.spectrum import draw_spectrum
+from sharpscope.plots.eigenvalues.trace import draw_trace, traces
 from sharpscope.plots.files import save_figure
 from sharpscope.plots.history import draw_history
 from sharpscope.plots.landscapes.curvature_map import curvature_maps, draw_curvature_map
@@ -45,6 +46,7 @@ __all__ = [
     "draw_spectral_density",
     "draw_spectrum",
     "draw_surface",
+    "draw_trace",
     "draw_track",
     "draw_trajectory",
     "interactive",
@@ -59,6 +61,7 @@ __all__ = [
     "sharpnesses",
     "spectra",
     "surfaces",
+    "traces",
     "tracks",
     "trajectories",
     "training_curves",

@@ -207,8 +207,9 @@ def lines(lines: Mapping[str, Line], *, log: bool = True, figure: Figure | None 
 def spectra(spectra: Mapping[str, Spectrum], *, log: bool = False, figure: Figure | None = None) -> Figure:
     """Draw lambda_1 ... lambda_k of several methods as grouped bars, and lambda_1 / lambda_k beside them.
 
-    Error bars are the residuals and what they make of the ratio; an unbounded error is written.  ``log=True`` gives a
-    logarithmic eigenvalue axis.  Returns the figure.  Raises ValueError for an empty mapping.
+    Error bars are the residuals and what they make of the ratio; it is written where the error is unbounded, and where
+    not all eigenvalues are certified.  ``log=True`` gives a logarithmic eigenvalue axis.  Returns the figure.  Raises
+    ValueError for an empty mapping.
 
     >>> spectra({"SGD": spectrum_sgd, "SAM": spectrum_sam})  # doctest: +SKIP
     """
@@ -225,6 +226,7 @@ def spectra(spectra: Mapping[str, Spectrum], *, log: bool = False, figure: Figur
         error = one.ratio_error
         right.bar([place], [one.ratio], 0.7, yerr=[error if np.isfinite(error) else 0.0], **looks)
         text = f"{one.ratio:.2f}" if np.isfinite(error) else f"{one.ratio:.2f}\nerror\nunbounded"
+        text += "" if one.separated or not one.confidence else "\nnot\nseparated"
         high = one.ratio + error if np.isfinite(error) else one.ratio
         right.annotate(text, (place, high), (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=7.5)
     left.set_xticks(range(longest), [rf"$\lambda_{{{index + 1}}}$" for index in range(longest)])

@@ -19,6 +19,7 @@ from sharpscope.analyzers.measures.sharpness import Sharpness
 from sharpscope.analyzers.spectra.curvature import Curvature
 from sharpscope.analyzers.spectra.density import Density
 from sharpscope.analyzers.spectra.spectrum import Spectrum
+from sharpscope.analyzers.spectra.trace import Trace
 from sharpscope.analyzers.spectra.track import Track
 from sharpscope.analyzers.surfaces.curvature_map import CurvatureMap
 from sharpscope.analyzers.surfaces.surface import Line, Surface
@@ -30,6 +31,7 @@ from sharpscope.plots.compare import lines, ratio_courses, ratio_histograms, spe
 from sharpscope.plots.eigenvalues.curvature import curvatures, draw_curvature, draw_track, tracks
 from sharpscope.plots.eigenvalues.density import densities, draw_spectral_density
 from sharpscope.plots.eigenvalues.spectrum import draw_spectrum
+from sharpscope.plots.eigenvalues.trace import draw_trace, traces
 from sharpscope.plots.history import draw_history
 from sharpscope.plots.landscapes.curvature_map import curvature_maps, draw_curvature_map
 from sharpscope.plots.landscapes.surface import draw_line, draw_surface
@@ -51,6 +53,7 @@ _DRAWINGS: dict[type[Result], tuple[Callable[..., Axes], Callable[..., Figure], 
     Density: (draw_spectral_density, densities, (4.4, 2.8)),
     Curvature: (draw_curvature, curvatures, (7.0, 2.8)),
     Track: (draw_track, tracks, (3.8, 2.7)),
+    Trace: (draw_trace, traces, (3.8, 2.7)),
     CurvatureMap: (draw_curvature_map, curvature_maps, (3.8, 3.1)),
     Line: (draw_line, lines, (3.8, 2.7)),
     Trajectory: (draw_trajectory, trajectories, (3.8, 3.1)),

@@ -12,6 +12,7 @@ from sharpscope.analyzers.gradients.ratio import GradientRatio, RatioSeries
 from sharpscope.analyzers.masks.overlap import MaskOverlap
 from sharpscope.analyzers.masks.profile_result import MaskProfile
 from sharpscope.analyzers.spectra.spectrum import Spectrum
+from sharpscope.analyzers.spectra.trace import Trace
 from sharpscope.analyzers.surfaces.surface import Line, Surface
 from sharpscope.core.history import History
 
@@ -42,6 +43,14 @@ def make_spectrum(method="SGD", k=5, eigenvalues=None, residuals=None):
     return Spectrum(
         eigenvalues, residuals, guard=1.0, guard_residual=0.1, noise=1e-6, products=80, restarts=2, size=1000,
         tol=1e-3, seed=0, operator="hessian, " + PROBLEM,
+    )  # fmt: skip
+
+
+def make_trace(method="SGD"):
+    samples = 13.0 * SHARPNESS[method] + 19.0 * np.cos(2.4 * np.arange(40))
+    stderr = float(samples.std(ddof=1) / 40**0.5)
+    return Trace(
+        float(samples.mean()), stderr, 20.0, 1.0, "hutchinson", 40, 1000, 0, "hessian, " + PROBLEM, samples=samples,
     )  # fmt: skip
 
 
@@ -161,5 +170,5 @@ def make_history(method="SGD", epochs=60, seed=0, train_loss=None):
 def make():
     return types.SimpleNamespace(
         spectrum=make_spectrum, surface=make_surface, line=make_line, ratio=make_ratio, overlap=make_overlap,
-        history=make_history, series=make_series, profile=make_profile, methods=METHODS,
+        history=make_history, series=make_series, profile=make_profile, trace=make_trace, methods=METHODS,
     )  # fmt: skip

@@ -30,7 +30,7 @@ def ax():
 def every(make):
     return [
         make.spectrum(), make.surface(), make.line(), make.ratio(), make.overlap(), make.history(), make.series(),
-        make.profile(),
+        make.profile(), make.trace(),
     ]  # fmt: skip
 
 
@@ -116,6 +116,37 @@ def test_spectrum_title_is_the_ratio_with_its_error(make, ax):
     assert "(error unbounded)" in ax.get_title()
     plots.draw_spectrum(ax, make.spectrum(eigenvalues=[10.0], residuals=[0.1]))
     assert ax.get_title() == r"$\lambda_1$ = 10.0 ± 0.1"
+
+
+def test_spectrum_title_tells_what_is_certified(make, ax):
+    one = dataclasses.replace(
+        make.spectrum(eigenvalues=[10.0, 5.0], residuals=[0.1, 0.05]), confidence=0.99, certified=1
+    )
+    plots.draw_spectrum(ax, one)
+    assert ax.get_title().splitlines()[1] == "1 of 2 certified at 99 %"
+    both = dataclasses.replace(one, which="both", lowest=np.zeros(2), lowest_residuals=np.ones(2), lowest_certified=2)
+    plots.draw_spectrum(ax, both)
+    assert ax.get_title().splitlines()[1] == "3 of 4 certified at 99 %"
+    figure = plots.spectra({"SGD": one, "SAM": dataclasses.replace(one, certified=2)})
+    assert [text.endswith("separated") for text in texts(figure.axes[1])] == [True, False]
+
+
+def test_trace_dots_are_the_probes_and_the_band_one_standard_error(make, ax):
+    result = make.trace()
+    plots.draw_trace(ax, result)
+    dots, line = ax.lines
+    np.testing.assert_array_equal(dots.get_ydata(), result.samples)
+    assert line.get_ydata()[0] == result.value == pytest.approx(result.samples.mean())
+    low, high = ax.patches[0].get_extents().transformed(ax.transData.inverted()).intervaly
+    assert (low, high) == pytest.approx((result.value - result.stderr, result.value + result.stderr))
+    assert "hutchinson, 40 products" in ax.get_xlabel() and ax.get_title() == "trace = 52 ± 2"
+    exact = dataclasses.replace(result, samples=None, stderr=0.0, method="exact")
+    other = plots.plot(exact)
+    assert not len(other.lines[0].get_ydata()) and not other.patches
+    bars = plots.plot({"SGD": result, "SAM": exact}).containers
+    assert [bar[0].get_height() for bar in bars if len(bar) == 1] == [result.value] * 2
+    with pytest.raises(ValueError, match="traces got nothing to compare"):
+        plots.traces({})
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,8 @@ def cross_check(
         module = importlib.import_module(against)
     except ImportError as error:
         raise ImportError(
-            f"cross_check got against={against!r}, which is not installed, expected it: pip install {package}"
+            f"cross_check got against={against!r}, which is not installed, expected {package}: "
+            f"pip install 'sharpscope[check]'"
         ) from error
     began = time.perf_counter()
     own = spectrum(hessian(problem), k, tol)

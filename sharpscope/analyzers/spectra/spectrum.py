@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharpscope.analyzers.spectra._certificate import certified, indexed
 from sharpscope.analyzers.spectra._lanczos import Ritz, thick_restart
-from sharpscope.core.expressions import check_count, check_seed
+from sharpscope.analyzers.spectra._probe import LEAST
+from sharpscope.core.expressions import check_count, check_range, check_seed
 from sharpscope.core.progress import bar
 from sharpscope.core.results import Dims, Result
 from sharpscope.core.vectors import generator, length
@@ -27,7 +29,16 @@ class Spectrum(Result):
     """The k outermost (algebraic) eigenvalues of a symmetric operator, with the error of each.
 
     An interval ``eigenvalues[i] +- residuals[i]`` holds an eigenvalue of the operator (Weyl's bound for a unit Ritz
-    vector); ``errors`` are the smaller bounds that the gaps between the eigenvalues allow.
+    vector), for i < ``certified`` the one of that rank: with the probability ``confidence``, over the random starts, no
+    further copy of a multiple eigenvalue and no late one is missing there, as all eigenvalues but the k + 1 that were
+    found are below ``beyond`` ("smallest": above).  ``errors`` are the smaller bounds that the gaps between the
+    eigenvalues allow.
+
+    The probability is that of Kuczynski and Wozniakowski (1992), with the polynomials of the run itself: if what is
+    left has an eigenvalue x with the unit vector u, the Lanczos vectors v_j of a probe from a random start v_0 have
+    u^T v_j = p_j(x) u^T v_0 with sum_j (u^T v_j)^2 <= 1, and (u^T v_0)^2, which is Beta(1/2, (d - 1)/2) distributed in
+    d dimensions, is seldom small.  The i-th probe of a spectrum may fail with (1 - confidence) / (i (i + 1)), both ends
+    in equal parts, so that all of them together fail with 1 - confidence at most.
     """
 
     dims: ClassVar[Dims] = {
@@ -53,6 +64,11 @@ class Spectrum(Result):
     vectors: np.ndarray | None = None  # (k, n) Ritz vectors of ``eigenvalues`` as rows, or None
     how: str = ""  # how products of a Problem were computed; hessian(problem, mode=how) repeats them
     guard_vector: np.ndarray | None = None  # (n,) Ritz vector of the guard beside ``vectors``: for a warm start
+    confidence: float = 0.0  # of all that is certified; 0 where nothing is, as in files before version 0.3
+    certified: int = 0  # so many of ``eigenvalues``, from the first, are those of their rank, within ``residuals``
+    beyond: float = float("nan")  # all others but the guard are below ("smallest": above); nan where not known
+    lowest_certified: int = 0  # which="both": so many of ``lowest``
+    lowest_beyond: float = float("nan")  # which="both": all others are above
 
     @property
     def ratio(self) -> float:
@@ -62,7 +78,10 @@ class Spectrum(Result):
 
     @property
     def ratio_error(self) -> float:
-        """Largest distance of the ratio from the true one that the residuals allow; inf where lambda_k may be 0."""
+        """Largest distance of the ratio from the true one that the residuals allow; inf where lambda_k may be 0.
+
+        The ratio of the found ones: that of the k-th by rank only where ``separated``.
+        """
         top, last = float(self.eigenvalues[0]), float(self.eigenvalues[-1])
         dtop, dlast = float(self.residuals[0]), float(self.residuals[-1])
         if abs(last) <= dlast:
@@ -71,6 +90,22 @@ class Spectrum(Result):
             return 0.0
         ends = [(top + a) / (last + b) for a in (-dtop, dtop) for b in (-dlast, dlast)]
         return max(abs(end - self.ratio) for end in ends)
+
+    @property
+    def separated(self) -> bool:
+        """Whether all k are certified, and so their ratio."""
+        return self.certified == len(self.eigenvalues)
+
+    @property
+    def certificate(self) -> str:
+        """What is certified and with what probability, in words."""
+        if not self.confidence:
+            return "not certified"
+        k, side = len(self.eigenvalues), "above" if self.which == "smallest" else "below"
+        text = f"certified={self.certified} of {k}, others {side} {self.beyond:.4g}"
+        if self.which == "both":
+            text += f", lowest {self.lowest_certified} of {k}, others above {self.lowest_beyond:.4g}"
+        return f"{text} (at {100.0 * self.confidence:.6g} %)"
 
     @property
     def errors(self) -> np.ndarray:
@@ -92,7 +127,9 @@ class Spectrum(Result):
         parts = ["eigenvalues=[" + _with_errors(self.eigenvalues, self.residuals) + "]"]
         if self.lowest is not None and self.lowest_residuals is not None:
             parts.append("lowest=[" + _with_errors(self.lowest, self.lowest_residuals) + "]")
-        parts.append(f"ratio={self.ratio:.6g} +- {self.ratio_error:.1g}")
+        apart = "" if self.separated else " (not separated)"
+        parts.append(f"ratio={self.ratio:.6g} +- {self.ratio_error:.1g}{apart}")
+        parts.append(self.certificate)
         parts += [f"products={self.products}", f"tol={self.tol:g}", f"operator={self.operator!r}"]
         return f"Spectrum({', '.join(parts)})"
 
@@ -107,6 +144,8 @@ def spectrum(
     vectors: bool = False,
     start: Spectrum | None = None,
     starts: int = 1,
+    confidence: float = 0.99,
+    probe: int = LEAST,
     confirm: Literal["together", "each"] = "together",
     basis: int | None = None,
     max_products: int = 1000,
@@ -117,6 +156,11 @@ def spectrum(
     Lanczos runs until k + 1 pairs have a residual <= ``tol`` times their eigenvalue: the guard pair beyond the k-th
     keeps a late eigenvalue from being missed.  Then a fresh product with the sum of all Ritz vectors under random signs
     is compared with what the recurrence predicts; the discrepancy, ``noise``, is added to every residual.
+
+    Residuals say nothing of copies: one start sees one vector of every eigenspace.  So what has converged is probed:
+    five Lanczos steps from a fresh random start at right angles to all k + 1 vectors (at a lower end as many as the
+    search took, unless fewer certify it).  Where they see more than the guard, the search goes on from there, and
+    probes again until nothing is found.  What the last probe excludes is the certificate of the result.
 
     Args:
         problem: a Problem (its Hessian at the model's current weights) or an Operator.
@@ -130,11 +174,13 @@ def spectrum(
         vectors: keep the Ritz vectors of ``eigenvalues``, (k, n).
         start: an earlier result with ``vectors`` of a similar operator, where to begin, with a tenth of a random
             direction for what it does not hold.  The result is held to the same tolerances, the guard pair's included.
-        starts: random directions that must agree.  One may miss copies of a multiple eigenvalue, or now and then one of
-            several that lie within 1e-2 of each other (in 2 to 3 of 100 spectra made of such pairs or triples, 9 of 100
-            with a dense upper end); 2 missed none of them, for two to three times the products.
+        starts: random directions that must agree before the probe: stronger than it, for two to three times the
+            products, where many eigenvalues lie within 1e-2 of each other.
+        confidence: of the certificate, in (0, 1).
+        probe: most products of a probe, 5 or more.  It ends as soon as all k are certified.
         confirm: "together", or "each": one fresh product per pair gives its true residual.
-        basis: most Krylov vectors held at once (memory: basis + 3 vectors); 2 k + 20 by default; for a lower end, which
+        basis: most Krylov vectors held at once (memory: basis + 3 vectors, 8 more to probe where the basis is small or
+            something was missed); 2 k + 20 by default; for a lower end, which
             takes longer, 2 k + 82 (4 k + 84 for both); at least k + 4.
         max_products: gives up beyond, in words.
         progress: show a progress bar; None shows it on a terminal only.
@@ -148,25 +194,52 @@ def spectrum(
     operator = operator_of(problem, "spectrum")
     check_seed("spectrum", seed)
     _check(operator, k, tol, basis, max_products, starts, which, confirm)
+    check_count("spectrum", "probe", probe)
+    if probe < LEAST:
+        raise ValueError(f"spectrum got probe={probe}, expected at least {LEAST}, as fewer miss copies: raise probe")
+    check_range("spectrum", "confidence", confidence, 0.0, 1.0, open_low=True, open_high=True)
     pairs, before, begin = min(k + 1, operator.size), operator.products, _begin(start, operator, seed)
     top, low = (0 if which == "smallest" else pairs), (0 if which == "largest" else pairs)
     with torch.no_grad(), bar(None, f"spectrum, {k} eigenvalues", progress) as shown:
         ritz = thick_restart(
             operator, top, tol, seed, basis or 2 * (top + low) + (80 if low else 18), max_products,
-            lambda: shown.update(1), low=low, start=begin, starts=starts,
+            lambda: shown.update(1), low=low, start=begin, starts=starts, confidence=confidence, probe=probe,
         )  # fmt: skip
         residuals, noise = _confirm(operator, ritz, seed, confirm == "each")
-        residuals = np.where(ritz.cover > 0, np.maximum(residuals, ritz.cover + noise), residuals)
     _check_noise(operator, np.concatenate([ritz.scales[:k], ritz.scales[pairs : pairs + k]]), noise, tol)
-    values = ritz.values
-    guard = (float(values[k]), float(residuals[k])) if pairs > k else (float("nan"), float("nan"))
-    low_end = slice(pairs, pairs + k) if which == "both" else None
+    upper = _End.of(ritz, residuals, noise, slice(0, top), k, ritz.above)
+    lower = _End.of(ritz, residuals, noise, slice(top, top + low), k, -ritz.below, -1.0)
+    first = lower if which == "smallest" else upper
+    guard = (float(first.values[k]), float(first.errors[k])) if pairs > k else (float("nan"), float("nan"))
+    both = which == "both"
     return Spectrum(
-        values[:k], residuals[:k], guard[0], guard[1], noise, operator.products - before, ritz.restarts, operator.size,
-        tol, seed, operator.text, which, values[low_end] if low_end else None, residuals[low_end] if low_end else None,
+        first.values[:k], first.errors[:k], guard[0], guard[1], noise, operator.products - before, ritz.restarts,
+        operator.size, tol, seed, operator.text, which,
+        lower.values[:k] if both else None, lower.errors[:k] if both else None,
         ritz.vectors[:k].cpu().numpy().copy() if vectors else None, operator.plan.how if operator.plan else "",
-        ritz.vectors[k].cpu().numpy().copy() if vectors and pairs > k else None,
+        ritz.vectors[k].cpu().numpy().copy() if vectors and pairs > k else None, confidence, first.certified,
+        first.beyond, lower.certified if both else 0, lower.beyond if both else float("nan"),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _End:
+    """One end of the spectrum: values from the outermost inwards, the guard last, and what is certified of them."""
+
+    values: np.ndarray
+    errors: np.ndarray
+    certified: int
+    beyond: float
+
+    @classmethod
+    def of(
+        cls, ritz: Ritz, residuals: np.ndarray, noise: float, where: slice, k: int, beyond: float, sign: float = 1.0
+    ) -> _End:
+        """``beyond`` is in the sense of the upper end; ``sign`` turns the lower one round."""
+        values, own, cover = ritz.values[where], residuals[where], ritz.cover[where]
+        errors = indexed(sign * values, np.where(cover > 0, np.maximum(own, cover + noise), own))
+        good = certified(sign * values, own, errors, beyond + noise)[:k]
+        return cls(values, errors, int(np.cumprod(good).sum()), sign * (beyond + noise))
 
 
 def operator_of(problem: Problem | Operator, verb: str) -> Operator:
@@ -216,7 +289,9 @@ def _confirm(operator: Operator, ritz: Ritz, seed: int, each: bool) -> tuple[np.
     for place in range(len(ritz.values)):
         rest = _discrepancy(operator, ritz, np.eye(len(ritz.values))[place])
         noise = max(noise, length(rest))
-        residuals[place] = length(rest.add_(ritz.tail, alpha=float(ritz.slopes[place])))
+        for tail, slopes in [(ritz.tail, ritz.slopes), *ritz.left]:
+            rest.add_(tail, alpha=float(slopes[place]))
+        residuals[place] = length(rest)
     return residuals, noise
 
 
@@ -228,7 +303,9 @@ def _discrepancy(operator: Operator, ritz: Ritz, weights: np.ndarray) -> Tensor:
 
     product = (operator @ (sent(weights) @ ritz.vectors)).clone()
     product.addmv_(ritz.vectors.T, sent(weights * ritz.values), alpha=-1.0)
-    return product.add_(ritz.tail, alpha=-float(weights @ ritz.slopes))
+    for tail, slopes in [(ritz.tail, ritz.slopes), *ritz.left]:
+        product.add_(tail, alpha=-float(weights @ slopes))
+    return product
 
 
 def _check_noise(operator: Operator, scales: np.ndarray, noise: float, tol: float) -> None:

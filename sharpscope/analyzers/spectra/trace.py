@@ -39,6 +39,9 @@ class Trace(Result):
     operator: str  # what was analysed, in words
     diagonal: np.ndarray | None = None  # (n,) float64, unbiased estimate of diag A, or None
     diagonal_stderr: np.ndarray | None = None  # (n,) float64, its standard error
+    samples: np.ndarray | None = (
+        None  # (m,) float64, what each probe made of tr A (those of XTrace are not independent)
+    )
 
     @property
     def mean_eigenvalue(self) -> float:
@@ -99,13 +102,13 @@ def trace(
         samples = _Samples(operator, seed, diagonal, lambda: shown.update(1))
         if method != "hutchinson" and products >= operator.size:
             return _exact(samples, before)
-        method, value, stderr = _estimate(samples, products, method)
+        method, each, stderr = _estimate(samples, products, method)
     squared, squared_stderr = _mean(np.array(samples.squared))
     frobenius, scale = math.sqrt(squared), samples.scale
     frobenius_stderr = squared_stderr / (2.0 * frobenius) if frobenius else 0.0
     return Trace(
-        value * scale, stderr * scale, frobenius * scale, frobenius_stderr * scale, method,
-        operator.products - before, operator.size, seed, operator.text, *samples.diagonal(),
+        float(each.mean()) * scale, stderr * scale, frobenius * scale, frobenius_stderr * scale, method,
+        operator.products - before, operator.size, seed, operator.text, *samples.diagonal(), each * scale,
     )  # fmt: skip
 
 
@@ -126,19 +129,19 @@ def _exact(samples: _Samples, before: int) -> Trace:
     )  # fmt: skip
 
 
-def _estimate(samples: _Samples, products: int, method: Method) -> tuple[Method, float, float]:
-    """The method that was used, its value and its standard error."""
+def _estimate(samples: _Samples, products: int, method: Method) -> tuple[Method, np.ndarray, float]:
+    """The method that was used, what each of its probes says, and the standard error of their mean."""
     half = 0 if method == "hutchinson" else products // 2
     space = _Space(samples.operator, half)
     while len(samples.squared) < half and not space.exhausted:
         if not space.take(samples.one(), len(samples.squared) - 1):
             space.exhausted = not space.take(samples.normal(), None)
     if method == "xtrace" or (half and space.leaves() < 0.5):
-        return "xtrace", float(_xtrace(samples, space).mean()), space.stderr()
+        return "xtrace", _xtrace(samples, space), space.stderr()
     del space
     while len(samples.squared) < products:
         samples.one()
-    return "hutchinson", *_mean(np.array(samples.quadratic))
+    return "hutchinson", np.array(samples.quadratic), _mean(np.array(samples.quadratic))[1]
 
 
 def part_traces(

@@ -1,6 +1,6 @@
-"""Pictures of spectra, densities, curvature by layer and along training.
+"""Pictures of spectra, densities, traces, curvature by layer and along training.
 
 Enters: results of ``analyzers.spectra``. Leaves: axes. Never imports what computes.
 
-Public: draw_spectrum, draw_spectral_density, draw_curvature, draw_track.
+Public: draw_spectrum, draw_spectral_density, draw_curvature, draw_trace, draw_track.
 """

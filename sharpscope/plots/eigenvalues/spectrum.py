@@ -20,6 +20,8 @@ def draw_spectrum(
 ) -> Axes:
     """Draw lambda_1 ... lambda_k as bars with their residuals as error bars, the ratio with its error as title.
 
+    Below it stands how many are certified, and with what probability, where the spectrum says so.
+
     A spectrum of both ends has the lowest ones to the right (below), lambda_n last; one of the low end has them alone.
 
     ``orientation`` is "vertical" or "horizontal" (lambda_1 on top); ``values=False`` leaves out the numbers.
@@ -47,7 +49,7 @@ def draw_spectrum(
         ax.margins(x=0.2)
     if values and len(places) <= (10 if spectrum.lowest is None else 6):
         ax.bar_label(bars, labels=[plain(height) for height in heights], padding=2, fontsize=7.5)
-    ax.set_title(ratio_text(spectrum))
+    ax.set_title("\n".join(filter(None, (ratio_text(spectrum), certificate_text(spectrum)))))
     return ax
 
 
@@ -64,6 +66,16 @@ def _bars(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[
     heights = np.append(spectrum.eigenvalues, spectrum.lowest[::-1])
     errors = np.append(spectrum.residuals, spectrum.lowest_residuals[::-1])
     return heights, errors, np.append(np.arange(count), count + 0.6 + np.arange(count)), top + thin
+
+
+def certificate_text(spectrum: Spectrum) -> str:
+    """How many eigenvalues are certified, and with what probability; nothing for a spectrum that does not know."""
+    if not spectrum.confidence:
+        return ""
+    good, count = spectrum.certified, len(spectrum.eigenvalues)
+    if spectrum.lowest is not None:
+        good, count = good + spectrum.lowest_certified, 2 * count
+    return f"{good} of {count} certified at {100.0 * spectrum.confidence:.6g} %"
 
 
 def ratio_text(spectrum: Spectrum) -> str:

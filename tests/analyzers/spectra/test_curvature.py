@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import numpy as np
@@ -132,8 +133,12 @@ def test_cross_check(tool: str) -> None:
     assert model.training and bool((model[0].weight.grad == 1).all()) and model[2].weight.grad is None
 
 
-def test_cross_check_refuses_in_words() -> None:
+def test_cross_check_refuses_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     _, problem = net()
+    monkeypatch.setitem(sys.modules, "curvlinops", None)  # as where it is not installed
+    text = r"is not installed, expected curvlinops-for-pytorch: pip install 'sharpscope\[check\]'"
+    with pytest.raises(ImportError, match=text):
+        cross_check(problem)
     with pytest.raises(ValueError, match="got against='other', expected one of pyhessian, curvlinops"):
         cross_check(problem, "other")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="cross_check got a Operator, expected a Problem"):

@@ -94,7 +94,7 @@ def test_a_million_coordinates(copies: int) -> None:
     result = spectrum(quadratic(values), basis=10, starts=copies)
     check(result, values, 1e-5)
     assert result.size == 10**6
-    assert result.products <= 30 * copies
+    assert result.products <= 30 * copies + 5  # of the probe
 
 
 @pytest.mark.parametrize("seed", range(5))
