@@ -39,7 +39,7 @@ def mask_of(where: Where, text: str, size: int, layout: Mapping[str, Tensor], de
                 raise ValueError(
                     f"the {text} got a mask of {unknown[0]!r}, expected names among {_some(layout)}: change the name"
                 )
-            empty = {name: torch.zeros(p.shape, dtype=torch.bool) for name, p in layout.items()}
+            empty = {name: torch.zeros(p.shape, dtype=torch.bool, device="cpu") for name, p in layout.items()}
             parts = _tensors(text, {**empty, **where}.values())
         else:
             parts = _tensors(text, where)
@@ -78,7 +78,7 @@ def _named(where: nn.Module | str, text: str, layout: Mapping[str, Tensor]) -> T
             f"{_some(layout)}: change the {'pattern' if isinstance(where, str) else 'layer'}"
         )
     taken = zip(layout.values(), chosen, strict=True)
-    return torch.cat([torch.full((p.numel(),), take, dtype=torch.bool) for p, take in taken])
+    return torch.cat([torch.full((p.numel(),), take, dtype=torch.bool, device="cpu") for p, take in taken])
 
 
 def _some(layout: Mapping[str, Tensor]) -> str:

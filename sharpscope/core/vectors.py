@@ -60,7 +60,7 @@ def norm(a: Sequence[Tensor]) -> Tensor:
     where that costs nothing, and on a CPU, where it does, when the quick sum was out of range.
     """
     if not a:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     wide = a[0].device.type == "cuda" or any(x.dtype == torch.float64 for x in a)
     dtype = torch.float64 if wide else torch.float32
     total = _norm(a, dtype)
@@ -161,6 +161,6 @@ def _wide(x: Tensor) -> Tensor:
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
     if not parts:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     stacked = torch.stack(list(parts))
     return stacked.sum() if stacked.device.type == "mps" else stacked.double().sum()

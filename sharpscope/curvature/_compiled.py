@@ -62,7 +62,7 @@ def _graph(tape: Tape, count: int) -> fx.GraphModule:
 
 def _compile(graph: fx.GraphModule, constants: list[Tensor], tape: Tape, vector: Vec) -> Callable[..., Any]:
     random = generator("compiled")
-    trial = [torch.randn(v.shape, generator=random).to(v) for v in vector]
+    trial = [torch.randn(v.shape, generator=random, device="cpu").to(v) for v in vector]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"torch\.")  # what the compiler says of itself

@@ -141,7 +141,7 @@ def check(curvature: Curvature, batch: Examples) -> None:
 
 def measure_noise(product: Callable[[Tensor], Tensor], size: int, dtype: torch.dtype, device: torch.device) -> Noise:
     """The noise of ``v -> A v`` on vectors of shape (size,), from four products with random and dominant vectors."""
-    draw = torch.randn(size, generator=generator("noise"), dtype=torch.float64).to(device, dtype)
+    draw = torch.randn(size, generator=generator("noise"), dtype=torch.float64, device="cpu").to(device, dtype)
     v = draw / torch.linalg.vector_norm(draw)
     av = product(v)
     length = torch.linalg.vector_norm(av)
@@ -171,7 +171,10 @@ class _Trial:
         self.few, self.more = (_some(curvature, batch, count) for count in (_FEW, _MORE))
         self.gradient = curvature.gradient(curvature.laid(self.few))
         self.images = _images(curvature, batch) and self._takes_channels_last()
-        draw = [torch.randn(g.shape, generator=generator("preflight", i)).to(g) for i, g in enumerate(self.gradient)]
+        draw = [
+            torch.randn(g.shape, generator=generator("preflight", i), device="cpu").to(g)
+            for i, g in enumerate(self.gradient)
+        ]
         length = float(norm(self.gradient))
         along = scale(self.gradient, 1.0 / length) if length > 0.0 else self.gradient
         self.vector = [d / float(norm(draw)) + a for d, a in zip(draw, along, strict=True)]

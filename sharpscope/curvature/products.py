@@ -229,7 +229,7 @@ def _load_forward_mode() -> None:
     """The first forward-mode derivative of a process warns of something inside torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
+        torch.func.jvp(torch.sin, (torch.zeros((), device="cpu"),), (torch.ones((), device="cpu"),))
 
 
 def as_leaves(weights: Sequence[Tensor]) -> Vec:
@@ -247,7 +247,7 @@ def gradients_of(value: Tensor, leaves: Vec, create_graph: bool = False) -> Vec:
 def slope_along(gradient: Vec, vector: Sequence[Tensor]) -> Tensor:
     """g^T v over the entries that depend on anything; a constant where none does."""
     used = [(g * v).sum() for g, v in zip(gradient, vector, strict=True) if g.requires_grad]
-    return torch.stack(used).sum() if used else torch.zeros(())
+    return torch.stack(used).sum() if used else torch.zeros((), device="cpu")
 
 
 def ends_of(weights: Vec, vector: Vec, step: float | None = None) -> tuple[tuple[Vec, Vec], float]:

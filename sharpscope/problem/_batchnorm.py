@@ -207,7 +207,7 @@ def displace(values: Mapping[str, Tensor], seed: int) -> None:
         random, parts = generator("displaced", seed, name), slices(x)
         size = math.sqrt(sum(float(part.double().square().sum()) for part in parts) / max(x.numel(), 1))
         for part in parts:
-            noise = torch.randn(part.shape, generator=random, dtype=torch.float64).to(part) / 2
+            noise = torch.randn(part.shape, generator=random, dtype=torch.float64, device="cpu").to(part) / 2
             if name.endswith("running_var"):
                 part.mul_(noise.exp_())
             else:

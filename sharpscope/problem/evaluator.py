@@ -270,7 +270,7 @@ class Evaluator:
                 outputs = problem.outputs(batch, self.weights) if problem.objective.needs_outputs else None
                 if self.whole:
                     share = float(problem.objective.weight(outputs, batch.targets))
-                    found.append(torch.tensor([share], dtype=torch.float64))
+                    found.append(torch.tensor([share], dtype=torch.float64, device="cpu"))
                 else:
                     parts = problem.objective.parts(outputs, batch.targets) if outputs is not None else None
                     objective = problem.objective if parts is None else parts[2]

@@ -149,13 +149,13 @@ class Objective:
         for output in outputs.detach().double().cpu():
             if self.function is F.cross_entropy:
                 below = output.softmax(0).cumsum(0)[None]  # (1, C, ...)
-                random = torch.rand(samples, *output.shape[1:], generator=rng, dtype=torch.float64)
+                random = torch.rand(samples, *output.shape[1:], generator=rng, dtype=torch.float64, device="cpu")
                 found.append((random[:, None] > below).sum(1).clamp(max=len(output) - 1))
             elif self.function is F.binary_cross_entropy_with_logits:
-                random = torch.rand(samples, *output.shape, generator=rng, dtype=torch.float64)
+                random = torch.rand(samples, *output.shape, generator=rng, dtype=torch.float64, device="cpu")
                 found.append(random < output.sigmoid()[None])
             elif self.function is F.mse_loss:
-                found.append(torch.randn(samples, *output.shape, generator=rng, dtype=torch.float64))
+                found.append(torch.randn(samples, *output.shape, generator=rng, dtype=torch.float64, device="cpu"))
             else:
                 raise ValueError(
                     f"the model's Fisher got {self.name}, expected cross_entropy, mse_loss or "
@@ -183,7 +183,7 @@ class Objective:
         """(n, ...) what multiplies log sum exp of the outputs in a cross-entropy: the weight of each target."""
         classes, smoothing = outputs.shape[1], self._options.get("label_smoothing", 0.0)
         weight = self._options.get("weight")
-        weight = torch.ones(classes).to(outputs) if weight is None else weight.to(outputs)
+        weight = torch.ones(classes, device="cpu").to(outputs) if weight is None else weight.to(outputs)
         if targets.is_floating_point():
             shares: Tensor = torch.tensordot(targets, weight, dims=([1], [0]))
             shares = (1 - smoothing) * shares + smoothing * weight.mean()
@@ -254,10 +254,12 @@ class Objective:
         if self.denominator is not None:
             each = [slice(row, row + 1) for row in range(examples)]
             found = [float(self.denominator(rows(outputs, row), rows(targets, row))) for row in each]
-            return torch.tensor(found, dtype=torch.float64)
+            return torch.tensor(found, dtype=torch.float64, device="cpu")
         weight = self._options.get("weight")
         if not (self.mean and self.kind == "classes") or targets.is_floating_point():
-            return torch.full((examples,), float(self.weight(outputs, targets)) / examples, dtype=torch.float64)
+            return torch.full(
+                (examples,), float(self.weight(outputs, targets)) / examples, dtype=torch.float64, device="cpu"
+            )
         counted = targets != self._options.get("ignore_index", -100)
         single = counted.double() if weight is None else weight.double()[torch.where(counted, targets, 0)] * counted
         found_each: Tensor = single.reshape(examples, -1).sum(1).cpu()

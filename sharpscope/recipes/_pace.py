@@ -73,8 +73,8 @@ def _timed(cell: Cell) -> float:
     count = max(2, min(batch, _TIMED, _PIXELS // (shape[1] * shape[2] * 16)))
     model = models.build(cell.experiment.model, shape, classes)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x = torch.randn(count, *shape, generator=generator("pace"))
-    y = torch.arange(count) % classes
+    x = torch.randn(count, *shape, generator=generator("pace"), device="cpu")
+    y = torch.arange(count, device="cpu") % classes
     spent: list[float] = []
     while len(spent) < 2 or (len(spent) < _PASSES and sum(spent) < _PATIENCE):
         began = time.perf_counter()

@@ -244,7 +244,7 @@ def _check_network(network: nn.Module, name: str, images: Images | Folder) -> No
     training = network.training
     try:
         with torch.no_grad():
-            outputs = network.eval()(torch.zeros(2, *images.shape, dtype=torch.float32))
+            outputs = network.eval()(torch.zeros(2, *images.shape, dtype=torch.float32, device="cpu"))
     except Exception as error:  # the user's code, which may raise anything
         said = " ".join(str(error).split())
         raise models.ModelError(f"the model {name!r} got {type(error).__name__}: {said}; {problem}") from error

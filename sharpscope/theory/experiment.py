@@ -117,7 +117,7 @@ def _run(known: Known, rule: Rule, rate: Number, steps: int, batch: int, seed: i
             break
         inputs, targets = known.inputs, known.targets
         if batch:
-            rows = torch.randint(len(inputs), (batch,), generator=rng)
+            rows = torch.randint(len(inputs), (batch,), generator=rng, device="cpu")
             inputs, targets = inputs[rows], targets[rows]
         base.param_groups[0]["lr"] = value_at(rate, t)
         optimizer.step(Batch(model, known.loss, inputs, targets))

@@ -91,7 +91,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _normal(rng: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=rng, dtype=torch.float64)
+    return torch.randn(*shape, generator=rng, dtype=torch.float64, device="cpu")
 
 
 def quadratic(
@@ -121,7 +121,7 @@ def quadratic(
     check_range("quadratic", "region", region, 1)
     rng = _generator(seed)
     basis = torch.linalg.qr(_normal(rng, size, size)).Q
-    values = torch.logspace(0.0, -math.log10(condition), size, dtype=torch.float64)
+    values = torch.logspace(0.0, -math.log10(condition), size, dtype=torch.float64, device="cpu")
     matrix = (basis * values) @ basis.T
     matrix = (matrix + matrix.T) / 2
     rows = spread * _normal(rng, examples, size) / math.sqrt(size)
@@ -131,7 +131,7 @@ def quadratic(
     start = center + away / away.norm()
     return Known(
         f"quadratic, {size} weights, condition number {condition:g}", lambda: _Energy(matrix, start), _mean, rows,
-        torch.zeros(examples, dtype=torch.float64), 1.0, 1.0, float(region),
+        torch.zeros(examples, dtype=torch.float64, device="cpu"), 1.0, 1.0, float(region),
         float((rows - mean).square().sum(dim=1).mean()), float(values[-1]), float(-0.5 * mean @ center), center, region,
     )  # fmt: skip
 
@@ -155,21 +155,21 @@ def logistic(size: int = 10, examples: int = 200, seed: int = 0) -> Known:
     rng = _generator(seed)
     x = _normal(rng, examples, size)
     chance = torch.sigmoid(2.0 * x @ _normal(rng, size) / math.sqrt(size))
-    y = (torch.rand(examples, generator=rng, dtype=torch.float64) < chance).double()
+    y = (torch.rand(examples, generator=rng, dtype=torch.float64, device="cpu") < chance).double()
     best = _newton(x, y)
     loss = nn.BCEWithLogitsLoss()
     top = float(torch.linalg.matrix_norm(x, 2))
     lengths = x.square().sum(dim=1)
     return Known(
         f"logistic regression, {size} weights, {examples} examples",
-        lambda: _Linear(torch.zeros(size, dtype=torch.float64)), loss, x, y, top**2 / (4 * examples),
+        lambda: _Linear(torch.zeros(size, dtype=torch.float64, device="cpu")), loss, x, y, top**2 / (4 * examples),
         float(lengths.max()) / 4, min(top / math.sqrt(examples), float(lengths.sqrt().mean())), float(lengths.mean()),
         None, float(loss(x @ best, y)), best,
     )  # fmt: skip
 
 
 def _newton(x: Tensor, y: Tensor) -> Tensor:
-    w = torch.zeros(x.shape[1], dtype=x.dtype)
+    w = torch.zeros(x.shape[1], dtype=x.dtype, device="cpu")
     for _ in range(50):
         p = torch.sigmoid(x @ w)
         gradient = x.T @ (p - y) / len(y)
@@ -207,13 +207,13 @@ def least_squares(size: int = 20, examples: int = 12, condition: float = 10.0, s
     rng = _generator(seed)
     left = torch.linalg.qr(_normal(rng, examples, examples)).Q
     right = torch.linalg.qr(_normal(rng, size, examples)).Q
-    values = torch.logspace(0.0, -0.5 * math.log10(condition), examples, dtype=torch.float64)
+    values = torch.logspace(0.0, -0.5 * math.log10(condition), examples, dtype=torch.float64, device="cpu")
     x = math.sqrt(examples / 2) * (left * values) @ right.T
     best = _normal(rng, size)
     y = x @ best
     return Known(
         f"rank-deficient least squares, {size} weights, {examples} examples",
-        lambda: _Linear(torch.zeros(size, dtype=torch.float64)), nn.MSELoss(), x, y, 1.0,
+        lambda: _Linear(torch.zeros(size, dtype=torch.float64, device="cpu")), nn.MSELoss(), x, y, 1.0,
         float(2 * x.square().sum(dim=1).max()), math.inf, math.inf, float(values[-1] ** 2), 0.0, best,
     )  # fmt: skip
 
@@ -231,8 +231,8 @@ def waves(size: int = 10, seed: int = 0) -> Known:
         (8.0, 0.17)
     """
     check_count("waves", "size", size)
-    start = 8.0 * torch.rand(size, generator=_generator(seed), dtype=torch.float64) - 4.0
-    zero = torch.zeros(1, size, dtype=torch.float64)
+    start = 8.0 * torch.rand(size, generator=_generator(seed), dtype=torch.float64, device="cpu") - 4.0
+    zero = torch.zeros(1, size, dtype=torch.float64, device="cpu")
     return Known(
         f"$x^2 + 3\\sin^2 x$ in {size} dimensions", lambda: _Waves(start), _mean, zero, zero[:, 0], 8.0, 8.0, math.inf,
         0.0, 0.17, 0.0, zero[0],

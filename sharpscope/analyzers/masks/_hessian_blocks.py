@@ -75,5 +75,7 @@ def _probe(operator: Operator, index: int, exact: bool, seed: int) -> Tensor:
         v = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
         v[index] = 1.0
         return v
-    signs = torch.randint(0, 2, (operator.size,), generator=generator("diagonal", seed, index), dtype=torch.int8)
+    signs = torch.randint(
+        0, 2, (operator.size,), generator=generator("diagonal", seed, index), dtype=torch.int8, device="cpu"
+    )
     return (2 * signs - 1).to(dtype=operator.dtype, device=operator.device)

@@ -208,8 +208,8 @@ def _curvature(
     whole = spectrum(operator, 1, tol, seed, vectors=True, progress=progress)
     random = []
     for draw in range(draws):
-        order = torch.randperm(len(mask), generator=generator("random mask", seed, draw))
-        other = torch.zeros(len(mask), dtype=torch.bool)
+        order = torch.randperm(len(mask), generator=generator("random mask", seed, draw), device="cpu")
+        other = torch.zeros(len(mask), dtype=torch.bool, device="cpu")
         other[order[: int(mask.sum())]] = True
         random.append(of_block(other, seed)[0])
     return _Curvature(found, whole, of_block(chosen, seed), tuple(random))

@@ -211,7 +211,7 @@ def _ascend(
 
 def _random(weights: Vec, diagonal: Vec | None, rng: torch.Generator) -> Vec:
     """Standard normal numbers where T > 0."""
-    drawn = [torch.randn(w.shape, generator=rng, dtype=torch.float64).to(w) for w in weights]
+    drawn = [torch.randn(w.shape, generator=rng, dtype=torch.float64, device="cpu").to(w) for w in weights]
     return drawn if diagonal is None else [x * (t > 0) for x, t in zip(drawn, diagonal, strict=True)]
 
 

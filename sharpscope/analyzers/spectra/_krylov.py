@@ -236,7 +236,7 @@ class Krylov:
     def _fresh(self) -> None:
         """A random unit vector orthogonal to the basis as tail."""
         for part in self._parts():
-            part.copy_(torch.randn(len(part), generator=self.random, dtype=torch.float64))
+            part.copy_(torch.randn(len(part), generator=self.random, dtype=torch.float64, device="cpu"))
         self._turn(self.tail)
 
     def _turn(self, vector: Tensor, *others: Tensor) -> float:

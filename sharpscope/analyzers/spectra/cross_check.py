@@ -19,6 +19,7 @@ from tabulate import tabulate
 from sharpscope.analyzers.spectra.spectrum import spectrum
 from sharpscope.core.expressions import check_count
 from sharpscope.core.results import Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.curvature.operators import hessian
 from sharpscope.problem.problem import Problem
 
@@ -57,6 +58,7 @@ class CrossCheck(Result):
         return tabulate(rows, headers=heads, tablefmt=style, disable_numparse=True)
 
 
+@undisturbed
 def cross_check(
     problem: Problem, against: Literal["pyhessian", "curvlinops"] = "curvlinops", k: int = 5, tol: float = 1e-3
 ) -> CrossCheck:

@@ -14,6 +14,7 @@ from sharpscope.analyzers.spectra.spectrum import Spectrum, operator_of, spectru
 from sharpscope.analyzers.spectra.trace import part_traces
 from sharpscope.core.expressions import check_count, check_seed
 from sharpscope.core.results import Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.curvature.operators import Operator
 from sharpscope.problem.problem import Problem
 
@@ -52,6 +53,7 @@ class Curvature(Result):
         return np.asarray(self.sizes / self.size)
 
 
+@undisturbed
 def curvature(
     problem: Problem | Operator,
     parts: Mapping[str, Any] | None = None,
@@ -145,7 +147,7 @@ def _layers(operator: Operator) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for layer in dict.fromkeys(layers):
         found[layer] = {
-            name: torch.ones(tensor.shape, dtype=torch.bool)
+            name: torch.ones(tensor.shape, dtype=torch.bool, device="cpu")
             for name, tensor, own in zip(names, operator.layout.values(), layers, strict=True) if own == layer
         }  # fmt: skip
     return found

@@ -14,6 +14,7 @@ from sharpscope.analyzers.spectra.spectrum import Spectrum, operator_of, spectru
 from sharpscope.core.expressions import check_count, check_range, check_seed
 from sharpscope.core.progress import bar
 from sharpscope.core.results import Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import generator, length
 from sharpscope.curvature.operators import Operator
 from sharpscope.problem.problem import Problem
@@ -97,6 +98,7 @@ class Density(Result):
         return (edges[1:] + edges[:-1]) / 2, mean / step, _stderr(masses) / step, max(lost, 0.0)
 
 
+@undisturbed
 def density(
     problem: Problem | Operator,
     probes: int = 10,
@@ -183,7 +185,9 @@ def _top(
 
 def _probe(operator: Operator, basis: Tensor, seed: int, probe: int) -> Tensor:
     random = generator("density probe", seed, probe)
-    start = torch.randn(operator.size, generator=random, dtype=torch.float64).to(operator.device, operator.dtype)
+    start = torch.randn(operator.size, generator=random, dtype=torch.float64, device="cpu").to(
+        operator.device, operator.dtype
+    )
     for _ in range(2):
         start.addmv_(basis.T, basis @ start, alpha=-1.0)
     return start.div_(length(start))

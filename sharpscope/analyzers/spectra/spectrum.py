@@ -15,6 +15,7 @@ from sharpscope.analyzers.spectra._probe import LEAST
 from sharpscope.core.expressions import check_count, check_range, check_seed
 from sharpscope.core.progress import bar
 from sharpscope.core.results import Dims, Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import generator, length
 from sharpscope.curvature.operators import Operator, hessian
 from sharpscope.problem.problem import Problem
@@ -134,6 +135,7 @@ class Spectrum(Result):
         return f"Spectrum({', '.join(parts)})"
 
 
+@undisturbed
 def spectrum(
     problem: Problem | Operator,
     k: int = 5,
@@ -268,7 +270,7 @@ def _begin(start: Spectrum | None, operator: Operator, seed: int) -> Tensor | No
             f"spectrum got start= with {got}, expected a Spectrum with vectors of {operator.size} entries: "
             f"make it with spectrum(..., vectors=True) of the same parameters"
         )
-    random = torch.randn(operator.size, generator=generator("warm start", seed), dtype=torch.float64)
+    random = torch.randn(operator.size, generator=generator("warm start", seed), dtype=torch.float64, device="cpu")
     random = (0.1 / length(random) * random).to(operator.device, operator.dtype)
     held = vectors if start.guard_vector is None else np.vstack([vectors, start.guard_vector])
     return random.add_(torch.as_tensor(held.sum(0) / np.sqrt(len(held)), device=operator.device))
@@ -282,7 +284,7 @@ def _confirm(operator: Operator, ritz: Ritz, seed: int, each: bool) -> tuple[np.
     """
     if not each:
         count = len(ritz.values)
-        signs = torch.randint(0, 2, (count,), generator=generator("confirm", seed)).numpy() * 2.0 - 1.0
+        signs = torch.randint(0, 2, (count,), generator=generator("confirm", seed), device="cpu").numpy() * 2.0 - 1.0
         noise = length(_discrepancy(operator, ritz, signs))
         return np.abs(ritz.slopes) + ritz.lost + noise, noise
     residuals, noise = np.zeros(len(ritz.values)), 0.0

@@ -15,6 +15,7 @@ from sharpscope.analyzers.spectra.spectrum import operator_of
 from sharpscope.core.expressions import check_count, check_seed
 from sharpscope.core.progress import bar
 from sharpscope.core.results import Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.core.vectors import generator, length
 from sharpscope.curvature.operators import Operator
 from sharpscope.problem.problem import Problem
@@ -49,6 +50,7 @@ class Trace(Result):
         return self.value / self.size
 
 
+@undisturbed
 def trace(
     problem: Problem | Operator,
     products: int = 40,
@@ -173,7 +175,7 @@ class _Samples:
     def signs(self, sample: int) -> Tensor:
         """The test vector w of a sample, made anew each time."""
         random = generator("trace", self.seed, sample)
-        signs = torch.randint(0, 2, (self.operator.size,), generator=random, dtype=torch.int8)
+        signs = torch.randint(0, 2, (self.operator.size,), generator=random, dtype=torch.int8, device="cpu")
         return signs.to(self.operator.device, self.operator.dtype).mul_(2).sub_(1)
 
     def one(self) -> Tensor:
@@ -195,7 +197,7 @@ class _Samples:
     def normal(self) -> Tensor:
         """A times a vector of normal numbers: in a subspace with certainty only where the range of A is."""
         random = generator("trace, normal", self.seed, len(self.squared))
-        draw = torch.randn(self.operator.size, generator=random, dtype=torch.float64)
+        draw = torch.randn(self.operator.size, generator=random, dtype=torch.float64, device="cpu")
         return self.product(draw.to(self.operator.device, self.operator.dtype))
 
     def product(self, vector: Tensor) -> Tensor:

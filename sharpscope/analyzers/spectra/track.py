@@ -11,6 +11,7 @@ import numpy as np
 
 from sharpscope.analyzers.spectra.spectrum import Spectrum, spectrum
 from sharpscope.core.results import Result
+from sharpscope.core.surroundings import undisturbed
 from sharpscope.curvature.operators import Operator, hessian
 from sharpscope.problem.problem import Problem
 
@@ -37,6 +38,7 @@ class Track(Result):
             return np.asarray(self.eigenvalues[:, 0] / self.eigenvalues[:, -1])
 
 
+@undisturbed
 def track(
     problems: Mapping[int, Problem | Operator] | Iterable[tuple[int, Problem | Operator]],
     k: int = 1,

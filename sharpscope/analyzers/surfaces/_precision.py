@@ -63,7 +63,7 @@ def first_points(coordinates: Sequence[np.ndarray], rng: torch.Generator) -> lis
     ends = [sorted({0, size // 2, size - 1}) for size in shape]
     centre = tuple(int(np.abs(axis).argmin()) for axis in reversed(coordinates))
     marked = [int(np.ravel_multi_index(place, shape)) for place in (*itertools.product(*ends), centre)]
-    random = torch.randperm(math.prod(shape), generator=rng).tolist()
+    random = torch.randperm(math.prod(shape), generator=rng, device="cpu").tolist()
     return sorted(list(dict.fromkeys([*marked, *random]))[:_FIRST])
 
 
@@ -74,7 +74,7 @@ def more_points(losses: Mapping[int, float], done: Sequence[int], rng: torch.Gen
     """
     wanted = max(_LEAST, math.ceil(_SHARE * len(losses)))
     places = [place for place in sorted(losses) if place not in set(done)]
-    order = torch.randperm(len(places), generator=rng).tolist()
+    order = torch.randperm(len(places), generator=rng, device="cpu").tolist()
     finite = [place for place in places if math.isfinite(losses[place])]
     lowest = sorted(finite, key=lambda place: abs(losses[place]))[: max(wanted // 2, 1)]
     return sorted(list(dict.fromkeys([*lowest, *(places[index] for index in order)]))[: max(wanted - len(done), 0)])

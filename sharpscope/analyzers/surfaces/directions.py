@@ -270,11 +270,11 @@ def _gaussian(like: Tensor, random: torch.Generator) -> Tensor:
 
     Its numbers come in blocks of 16, the last of which may overlap the one before, and singly for a handful.
     """
-    found = torch.empty(like.numel(), dtype=like.dtype)
+    found = torch.empty(like.numel(), dtype=like.dtype, device="cpu")
     end = 0
     while end < len(found):
         begin, end = end, end + _AT_ONCE if len(found) - end >= _AT_ONCE + 16 else len(found)
-        found[begin:end] = torch.randn(end - begin, generator=random, dtype=torch.float64)
+        found[begin:end] = torch.randn(end - begin, generator=random, dtype=torch.float64, device="cpu")
     return found.view(like.shape).to(like.device)
 
 
