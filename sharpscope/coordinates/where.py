@@ -62,7 +62,7 @@ def _tensors(text: str, masks: Any) -> list[Tensor]:
                 f"the {text} got a mask of type {type(mask).__name__}, expected boolean tensors, a name "
                 f"pattern or a layer: make it a tensor with torch.tensor(mask)"
             )
-    return [torch.as_tensor(mask) for mask in found]
+    return [mask if isinstance(mask, Tensor) else torch.from_numpy(np.ascontiguousarray(mask)) for mask in found]
 
 
 def _named(where: nn.Module | str, text: str, layout: Mapping[str, Tensor]) -> Tensor:
