@@ -1,6 +1,6 @@
 """README.md and the pages of docs/ work as printed.
 
-The Python blocks of a page run in order in one namespace, and its ``sharpscope`` commands between them, all in one empty
+The Python blocks of a page run in order in one namespace, and its ``sharpscope`` commands between them, all in an empty
 folder and in a process of their own where warnings are errors.  A block that cannot run says why in the line above it:
 ``<!-- not run: reason -->``.
 """

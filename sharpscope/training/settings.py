@@ -48,7 +48,8 @@ class Settings:
     mixup: float = 0.0  # alpha of the Beta distribution of shares; 0 does not mix
     cutout: int = 0  # side in pixels of the square that is cut out of every training image; 0 cuts none
     precision: str = "float32"  # of the training passes; bfloat16 is autocast, weights and tests stay float32
-    pieces: tuple[Callable[..., Any], ...] | None = ()  # the user's own that the rule names; None reads no rule
+    # the user's own that the rule names; None reads no rule; code, and no part of what a training is
+    pieces: tuple[Callable[..., Any], ...] | None = dataclasses.field(default=(), compare=False)
     steps: int | None = None  # stop after so many steps, at the learning rates of the whole training: a dry run
 
     def __post_init__(self) -> None:
