@@ -34,10 +34,12 @@ from sharpscope.analyzers.surfaces.named_directions import (
 from sharpscope.analyzers.surfaces.surface import Line, Surface, line, surface
 from sharpscope.analyzers.surfaces.trajectory import Trajectory, TrajectoryRecorder, trajectory
 from sharpscope.ascent.batch import Batch
+from sharpscope.ascent.climbs import Centralised, Residual
 from sharpscope.ascent.masks import Evolving, Mask, Named, RandomMask, RandomTensors, Top
-from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Perturbation
+from sharpscope.ascent.perturbations import Ball, Magnitude, Masked, Metric, Perturbation
 from sharpscope.ascent.probe import Probe
-from sharpscope.ascent.scores import Fisher, Gradient, Random, Weight
+from sharpscope.ascent.scores import Fisher, Gradient, Random, Score, Weight
+from sharpscope.ascent.shift import Shift
 from sharpscope.coordinates.packed import PackedMask
 from sharpscope.core.convergence import Convergence
 from sharpscope.core.history import History, Steps
@@ -56,7 +58,27 @@ from sharpscope.core.schedules import (
     delta_eta,
 )
 from sharpscope.curvature.operators import Operator, fisher, ggn, hessian
-from sharpscope.optimizers.methods import asam, esam, gnr, grst, gsam, looksam, rst, sam, sgd, ssam_d, ssam_f
+from sharpscope.optimizers.established import AlongMomentum, Bayesian, CentralisedDescent, Decoupled, Functional
+from sharpscope.optimizers.methods import (
+    asam,
+    bsam,
+    esam,
+    fsam,
+    functional_sam,
+    gcsam,
+    gnr,
+    grst,
+    gsam,
+    looksam,
+    msam,
+    rst,
+    sam,
+    sgd,
+    ssam_d,
+    ssam_f,
+    tail,
+    wsam,
+)
 from sharpscope.optimizers.parse import RuleError, parse
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
 from sharpscope.optimizers.sharpness_aware import SharpnessAware
@@ -180,22 +202,41 @@ __all__ = [
     "Batch",
     "SharpnessAware",
     "asam",
+    "bsam",
     "esam",
+    "fsam",
+    "functional_sam",
+    "gcsam",
     "gnr",
     "grst",
     "gsam",
     "looksam",
+    "msam",
     "rst",
     "sam",
     "sgd",
     "ssam_d",
     "ssam_f",
+    "tail",
+    "wsam",
+    # what users derive from, and what their pieces get and return; Schedule is below
+    "Mask",
+    "Metric",
+    "Perturbation",
+    "Probe",
+    "Rule",
+    "Score",
+    "Shift",
     # rules and their text
+    "AlongMomentum",
     "Ascend",
+    "Bayesian",
     "Blend",
+    "CentralisedDescent",
+    "Decoupled",
+    "Functional",
     "Plain",
     "Reuse",
-    "Rule",
     "RuleError",
     "Sharpest",
     "Sometimes",
@@ -203,18 +244,17 @@ __all__ = [
     "parse",
     # perturbations, masks, scores
     "Ball",
+    "Centralised",
     "Evolving",
     "Fisher",
     "Gradient",
     "Magnitude",
-    "Mask",
     "Masked",
     "Named",
-    "Perturbation",
-    "Probe",
     "Random",
     "RandomMask",
     "RandomTensors",
+    "Residual",
     "Top",
     "Weight",
     # schedules

@@ -43,8 +43,23 @@ HOMES: dict[str, str] = {
     "safetensors": "store",
     "pyevtk": "exchange",
     "plotly": "plots",
+    "lightning": "integrations",
+    "transformers": "integrations",
+    "accelerate": "integrations",
+    "skorch": "integrations",
 }
-LATE = {"h5py", "matplotlib", "sklearn", "pandas", "click", "PIL"}  # what `import sharpscope` must not import
+LATE = {
+    "h5py",
+    "matplotlib",
+    "sklearn",
+    "pandas",
+    "click",
+    "PIL",
+    "lightning",
+    "transformers",
+    "accelerate",
+    "skorch",
+}  # what `import sharpscope` must not import
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -1,12 +1,13 @@
-"""README.md works as printed.
+"""README.md and the pages of docs/ work as printed.
 
-Its Python blocks run in order in one namespace, and its ``sharpscope`` commands between them, all in one empty folder
-and in a process of their own where warnings are errors.  A block that cannot run says why in the line above it:
+The Python blocks of a page run in order in one namespace, and its ``sharpscope`` commands between them, all in an empty
+folder and in a process of their own where warnings are errors.  A block that cannot run says why in the line above it:
 ``<!-- not run: reason -->``.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parent.parent / "README.md"
+PAGES = sorted((README.parent / "docs").glob("*.md"))
+NEEDS = {"trainers": ("lightning", "transformers", "accelerate", "skorch")}  # packages of a page, which warn at will
 SHELLS = {"console", "bash", "sh", "shell"}
 TIMEOUT = 240  # seconds for all blocks together
 
@@ -29,11 +32,11 @@ import json, os, subprocess, sys
 readme, steps = json.load(sys.stdin)
 namespace = {"__name__": "__main__"}
 for line, step in steps:
-    print(f"README.md:{line}", flush=True)
+    print(f"{os.path.basename(readme)}:{line}", flush=True)
     if isinstance(step, str):
         exec(compile("\\n" * (line - 1) + step, readme, "exec"), namespace)
     elif code := subprocess.run(step, stdin=subprocess.DEVNULL).returncode:
-        sys.exit(f"README.md:{line}: {step[0].rpartition(os.sep)[2]} ended with exit code {code}")
+        sys.exit(f"{os.path.basename(readme)}:{line}: {step[0].rpartition(os.sep)[2]} ended with exit code {code}")
 """
 
 
@@ -105,9 +108,12 @@ def steps(text: str, program: str) -> list[tuple[int, str | list[str]]]:
     return found
 
 
-def run(found: list[tuple[int, str | list[str]]], folder: Path, readme: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    found: list[tuple[int, str | list[str]]], folder: Path, readme: Path, lenient: bool = False
+) -> subprocess.CompletedProcess[str]:
     # pyplot warns when a script shows a picture without a screen; a reader has one
     strict = ["-W", "error", "-W", "ignore:FigureCanvasAgg is non-interactive:UserWarning"]
+    strict = ["-W", "default"] if lenient else strict
     return subprocess.run(
         [sys.executable, *strict, "-c", DRIVER],
         input=json.dumps([str(readme), found]),
@@ -129,6 +135,25 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     )
     done = run(found, tmp_path, README)
     assert done.returncode == 0, f"\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_runs(page: Path, tmp_path: Path) -> None:
+    needs = NEEDS.get(page.stem, ())
+    for package in needs:
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'sharpscope[dev]'")
+    found = steps(page.read_text(encoding="utf-8"), str(Path(sys.executable).with_name("sharpscope")))
+    assert any(isinstance(step, str) for _, step in found), f"{page.name} shows no Python that is run"
+    done = run(found, tmp_path, page, lenient=bool(needs))
+    assert done.returncode == 0, f"\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_pieces_to_copy_are_short() -> None:
+    """At most 20 lines each, decorator and signature counted."""
+    text = (README.parent / "docs" / "write_your_own.md").read_text(encoding="utf-8")
+    nodes = [node for _, step in steps(text, "S") if isinstance(step, str) for node in ast.parse(step).body]
+    lengths = {n.name: (n.end_lineno or 0) - n.lineno + 2 for n in nodes if isinstance(n, ast.ClassDef)}
+    assert len(lengths) >= 6 and max(lengths.values()) <= 20, lengths
 
 
 SAMPLE = """# Title

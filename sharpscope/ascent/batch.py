@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Batch:
         self.model, self.loss, self.x, self.y, self.scaler, self.autocast = model, loss, x, y, scaler, autocast
         self._objective = Objective(loss)
         self._outputs: Tensor | None = None
+        self._slope: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -56,7 +58,7 @@ class Batch:
         x, y = (self.x, self.y) if rows is None else (self.x[rows], self.y[rows])
         self.model.zero_grad(set_to_none=True)
         outputs = self._outputs_of(x)
-        loss = self.loss(outputs, y)
+        loss = self.loss(outputs, y) if self._slope is None else (outputs * self._slope).sum()
         self._outputs = outputs.detach() if rows is None else None
         torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
         return loss
@@ -64,6 +66,25 @@ class Batch:
     def last_losses(self) -> Tensor | None:
         """(n,) loss of every example in the last call with all rows; None if there was none."""
         return None if self._outputs is None else self._objective.each(self._outputs, self.y)
+
+    @contextlib.contextmanager
+    def linear(self) -> Iterator[None]:
+        """Inside, the loss is linear in the outputs, with the slope that it had at those of the last call (all rows).
+
+        A gradient at other weights is then that of the network alone: its Jacobian there times the slope here.
+        """
+        if not isinstance(self._outputs, Tensor):
+            raise ValueError(
+                f"Batch got outputs of {type(self._outputs).__name__} in its last call, expected one tensor of all its "
+                f"rows: ask for the gradient at w first, of a network with one output"
+            )
+        with torch.enable_grad():
+            outputs = self._outputs.detach().requires_grad_()
+            (self._slope,) = torch.autograd.grad(self.loss(outputs, self.y), outputs)
+        try:
+            yield
+        finally:
+            self._slope = None
 
     def losses(self) -> Any:
         """(n,) loss of every example, without gradients."""

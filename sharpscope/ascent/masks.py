@@ -38,7 +38,20 @@ __all__ = [
 
 @dataclass(frozen=True, repr=False)
 class Mask(Piece):
-    """Base: ``mask(g, probe, memory) -> Vec`` of booleans."""
+    """Base: which entries a perturbation may move; ``mask(g, probe, memory)`` is a boolean tensor per parameter.
+
+    Derive a frozen dataclass from it with a ``refresh``; a field ``every`` says after how many steps it is asked again
+    (0: never; None: an epoch), and ``needs_gradient = True`` that it looks at ``g``.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Negative(Mask):
+        ...     every: int = 10
+        ...     def refresh(self, g, probe, memory):
+        ...         return [p.detach() < 0 for p in probe.params]
+        >>> Negative()
+        Negative(10)
+    """
 
     needs_gradient: ClassVar[bool] = False  # whether a refresh looks at the batch's gradient
 

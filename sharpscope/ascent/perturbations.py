@@ -9,7 +9,7 @@ import torch
 
 from sharpscope.ascent.masks import Mask, check_pattern, matches
 from sharpscope.ascent.probe import Probe
-from sharpscope.ascent.shift import Shift
+from sharpscope.ascent.shift import Shift, as_shift
 from sharpscope.coordinates.bits import unpack
 from sharpscope.core.expressions import Piece, check_piece, check_range, off
 from sharpscope.core.schedules import Number
@@ -22,7 +22,18 @@ Memory = dict[str, Any]
 
 @dataclass(frozen=True, repr=False)
 class Metric(Piece):
-    """A positive diagonal T that says how far each weight may move: |T^-1 eps| <= rho.  This one is T = 1 (SAM)."""
+    """A positive diagonal T that says how far each weight may move: |T^-1 eps| <= rho.  This one is T = 1 (SAM).
+
+    Derive from it to give another T: a frozen dataclass with a ``diagonal``.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Layerwise(Metric):
+        ...     def diagonal(self, probe):
+        ...         return [torch.full_like(p, p.detach().norm()) for p in probe.params]
+        >>> Ball(0.1, Layerwise())
+        Ball(0.1, metric=Layerwise())
+    """
 
     def diagonal(self, probe: Probe) -> Vec | None:
         """T for every parameter, or None for 1."""
@@ -54,9 +65,26 @@ class Magnitude(Metric):
 
 @dataclass(frozen=True, repr=False)
 class Perturbation(Piece):
-    """Base: ``perturbation(g, probe, memory) -> Shift``, or None where the radius is 0 and there is no way to go."""
+    """Base: ``perturbation(g, probe, memory)`` is eps, where a rule looks next.
+
+    Derive a frozen dataclass from it; its fields are numbers, texts and other pieces, its ``repr`` is its text.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Sign(Perturbation):
+        ...     rho: float = 0.01
+        ...     def __call__(self, g, probe, memory):
+        ...         return Shift([x.sign() for x in g], self.rho)
+        >>> Sign()
+        Sign(0.01)
+    """
 
     def __call__(self, g: Vec, probe: Probe, memory: Memory) -> Shift | None:
+        """Eps for the gradient ``g`` (a tensor per parameter), or None where the radius is 0 and there is no way to go.
+
+        ``g`` is not to be changed in place.  ``memory`` is a dict of tensors, numbers, lists and dicts of them that
+        outlives the step; what is in it is replaced and never changed in place.  A list of tensors for eps will do too.
+        """
         raise NotImplementedError
 
     def wanted(self, probe: Probe, memory: Memory) -> list[bool] | None:
@@ -120,6 +148,7 @@ class Masked(Perturbation):
         if self.norm == "perturbed":
             g = multiply(g, unpack(bits, g))
         shift = self.perturbation(g, probe, memory.setdefault("perturbation", {}))
+        shift = None if shift is None else as_shift(shift)
         if shift is not None and kept["ones"] < kept["size"]:
             shift.bits = bits if shift.bits is None else bits & shift.bits
         return shift

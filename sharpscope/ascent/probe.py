@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from sharpscope.ascent.shift import Shift, Way
+from sharpscope.ascent.shift import Shift, Way, as_shift
 from sharpscope.core.distributed import mean_over_ranks, mean_with_flags
 from sharpscope.core.schedules import Number, value_at
 from sharpscope.core.vectors import Vec, generator, mix, norm
@@ -25,6 +25,7 @@ __all__ = ["Closure", "Overflow", "Probe", "RowClosure", "coin"]
 
 Closure = Callable[[], Any]
 Select = Callable[[Tensor, Tensor], Tensor]
+Act = Callable[[Vec, list[float]], None]
 
 
 @runtime_checkable
@@ -70,6 +71,7 @@ class Probe:
         scaled: bool = False,
         quiet: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
         share: bool | None = None,
+        loss_scale: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.params = list(params)
         self._names = names
@@ -82,6 +84,8 @@ class Probe:
         self.modules = list(modules)
         self._way = Way() if way is None else way
         self._scaled, self._quiet, self._share = scaled, quiet, share
+        self._loss_scale = loss_scale
+        self.after: list[Act] = []  # what rules do once the base optimizer has stepped
         self._coins = 0
         self._first: Vec | None = None
         self._start: list[Tensor] | None = None
@@ -159,7 +163,7 @@ class Probe:
         self._first = None
         params = [p.detach() for p in self.params]
         try:
-            self._way.go(params, shift if isinstance(shift, Shift) else Shift(list(shift)))
+            self._way.go(params, as_shift(shift))
             del shift
             rows = None if select is None or before is None else select(before, self.losses(fresh=True))
             return self._asked(rows)
@@ -187,6 +191,24 @@ class Probe:
         if left is not None:
             left._left_by_step = left._version  # type: ignore[attr-defined]
 
+    @property
+    def scale(self) -> float:
+        """What every gradient of this step is multiplied by: the scale of a GradScaler, 1 without one.
+
+        A rule divides by it what it remembers of gradients, or adds to the weights itself; its direction stays scaled.
+        """
+        return float(self._loss_scale())
+
+    def afterwards(self, act: Act) -> None:
+        """Call ``act(weights, rates)`` once the base optimizer has stepped: nothing where the step is skipped.
+
+        ``weights`` are the parameters, to be changed in place; ``rates`` the learning rate of each.  What it adds must
+        be the same on every rank (``average``), and is neither scaled (``scale``) nor clipped.
+        """
+        if self.lr is None:
+            raise ValueError("the rule acts after the step and got a base without lr, expected one: use another base")
+        self.after.append(act)
+
     def average(self, vector: Vec) -> Vec:
         """The mean over ranks, where ranks train together: what a mask is made of must not differ between them."""
         return vector if self._share is None else mean_over_ranks(vector)
@@ -195,6 +217,11 @@ class Probe:
     def rows(self) -> int:
         """Examples in the batch."""
         return self._rows_closure().rows
+
+    @property
+    def closure(self) -> Closure | None:
+        """What the step was given."""
+        return self._closure
 
     def undo(self) -> None:
         """Put weights, buffers and random states back to where they were before the step, for a step that fails."""

@@ -16,12 +16,25 @@ __all__ = ["Fisher", "Gradient", "Random", "Score", "Weight"]
 
 @dataclass(frozen=True, repr=False)
 class Score(Piece):
-    """Base: ``score(g, probe) -> Vec`` of numbers that can be ordered, shaped like the parameters."""
+    """Base: ``score(g, probe) -> Vec`` of numbers that can be ordered, shaped like the parameters.
+
+    Derive a frozen dataclass from it, and say with ``needs_gradient = True`` that it looks at ``g``.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Saliency(Score):
+        ...     needs_gradient = True
+        ...     def __call__(self, g, probe):
+        ...         return [(x * p.detach()).abs() for x, p in zip(g, probe.params)]
+        >>> Saliency()
+        Saliency()
+    """
 
     needs_problem: ClassVar[bool] = False  # whether it looks at more than the current batch
     needs_gradient: ClassVar[bool] = False  # whether it looks at the batch's gradient
 
     def __call__(self, g: Vec, probe: Probe) -> Vec:
+        """The scores of this step, given the batch's gradient ``g``."""
         raise NotImplementedError
 
 

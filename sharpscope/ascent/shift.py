@@ -15,12 +15,22 @@ from torch import Tensor
 from sharpscope.coordinates.bits import unpack
 from sharpscope.core.vectors import Vec, scale
 
-__all__ = ["Shift", "Way"]
+__all__ = ["Shift", "Way", "as_shift"]
 
 
 @dataclasses.dataclass
 class Shift:
-    """eps = factor * vector, on the entries of a mask (packed bits) or on all."""
+    """eps = factor * vector, on the entries of a mask (packed bits) or on all; what a perturbation returns.
+
+    Args:
+        vector: a tensor per parameter, shaped like it.
+        factor: a number, or a 0-dim tensor, which costs no wait for the device.
+        bits: packed mask, as ``Mask.bits`` has it.
+
+    Example:
+        >>> Shift([torch.ones(2)], 0.5).dense()
+        [tensor([0.5000, 0.5000])]
+    """
 
     vector: Vec
     factor: Tensor | float = 1.0
@@ -32,6 +42,11 @@ class Shift:
         if self.bits is None:
             return eps
         return [torch.where(m, e, torch.zeros_like(e)) for m, e in zip(unpack(self.bits, eps), eps, strict=True)]
+
+
+def as_shift(found: Shift | Sequence[Tensor]) -> Shift:
+    """What a perturbation returned, which may be eps itself."""
+    return found if isinstance(found, Shift) else Shift(list(found))
 
 
 class Way:

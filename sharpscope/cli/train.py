@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sharpscope.cli._pieces import imported
 from sharpscope.cli.demo import PLANS, demo
 from sharpscope.cli.group import ROOT, command, main
 from sharpscope.data import names as data_names
@@ -54,6 +55,7 @@ def _demo(name: str, root: str | None, out: str | None, figures: str | None, see
 @click.option(
     "--rule", default="sam(rho=0.05)", show_default=True, help='E.g. "rst(ssam_f(rho=0.1, sparsity=0.5), p=0.5)".'
 )
+@click.option("--pieces", multiple=True, metavar="MODULE:NAME", help="A piece of yours that --rule names; repeatable.")
 @click.option("--epochs", default=_SETTINGS.epochs, show_default=True)
 @click.option("--batch-size", default=_SETTINGS.batch_size, show_default=True)
 @click.option("--lr", default=_SETTINGS.lr, show_default=True, help="After the warm-up; a cosine takes it to 0.")
@@ -91,6 +93,7 @@ def _train(
     keep: int,
     record_every: int | None,
     keep_best: bool,
+    pieces: tuple[str, ...],
     **settings: Any,
 ) -> None:
     """Train a network under a rule and keep curves, masks and checkpoints in RUN.
@@ -100,7 +103,9 @@ def _train(
                  --rule "ssam_f(rho=0.1, sparsity=0.5)" --epochs 20 --seed 0 --out runs/ssam
     """
     test = int(test_images) if test_images and test_images.isdecimal() else test_images
-    experiment = Experiment(Settings(**settings), data, root, model, train_images, test, side, keep_best)
+    experiment = Experiment(
+        Settings(**settings, pieces=imported(pieces)), data, root, model, train_images, test, side, keep_best
+    )
     run = train_run(
         experiment, out, resume=resume, keep_checkpoints=keep, record_every=record_every
     )  # fmt: skip

@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar
 
-__all__ = ["Piece", "check_count", "check_piece", "check_range", "off", "pieces", "resolve"]
+__all__ = ["Piece", "check_count", "check_piece", "check_range", "off", "parts", "resolve"]
 
 P = TypeVar("P", bound="Piece")
 
@@ -26,6 +26,11 @@ class Piece:
     """
 
     varies: ClassVar[bool] = False  # whether it stands for a number that changes: a schedule
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """``@dataclass`` writes no ``repr`` of its own where a class holds one: that text would have no way back."""
+        super().__init_subclass__(**options)
+        cls.__repr__ = cls.__repr__  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         shown = []
@@ -159,9 +164,9 @@ def check_piece(owner: str, name: str, value: Any, kind: type[Piece]) -> None:
         )
 
 
-def pieces(piece: Piece) -> Iterator[Piece]:
+def parts(piece: Piece) -> Iterator[Piece]:
     """The piece and all that it is composed of."""
     yield piece
     for value in vars(piece).values():
         if isinstance(value, Piece):
-            yield from pieces(value)
+            yield from parts(value)

@@ -32,11 +32,25 @@ __all__ = [
 
 @dataclass(frozen=True, repr=False)
 class Schedule(Piece):
-    """A function of the step; ``lr`` is the base optimizer's current learning rate, for those that follow it."""
+    """A function of the step; ``lr`` is the base optimizer's current learning rate, for those that follow it.
+
+    Derive a frozen dataclass from it; a field ``total`` that is None is filled with the length of the training.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Halving(Schedule):
+        ...     start: float
+        ...     every: int = 100
+        ...     def __call__(self, step, lr=None):
+        ...         return self.start / 2 ** (step // self.every)
+        >>> Halving(0.2)(250)
+        0.05
+    """
 
     varies: ClassVar[bool] = True
 
     def __call__(self, step: int, lr: float | None = None) -> float:
+        """The value at optimizer step ``step``, counted from 0."""
         raise NotImplementedError
 
 

@@ -4,6 +4,7 @@ Enters: a torch optimizer, a rule or its text, a closure. Leaves: a step. ``rule
 ``methods`` are aliases with equations and references, ``sharpness_aware`` alone touches parameters. Never imports
 analyzers.
 
-Public: SharpnessAware, Rule, Plain, Ascend, Blend, Surrogate, Reuse, Sometimes, Sharpest, sgd, sam, asam, ssam_f,
-ssam_d, gsam, looksam, esam, gnr, rst, grst, parse, RuleError.
+Public: SharpnessAware, Rule, Plain, Ascend, Blend, Surrogate, Reuse, Sometimes, Sharpest, Decoupled, AlongMomentum,
+Functional, Bayesian, CentralisedDescent, sgd, sam, asam, ssam_f, ssam_d, gsam, looksam, esam, gnr, rst, grst, fsam,
+wsam, bsam, gcsam, msam, tail, functional_sam, parse, RuleError.
 """

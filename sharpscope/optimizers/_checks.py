@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sharpscope.core.expressions import check_count
-from sharpscope.optimizers.parse import parse
+from sharpscope.optimizers.parse import check_text, parse
 from sharpscope.optimizers.rules import Rule
 from sharpscope.problem.problem import Problem
 
@@ -94,13 +95,14 @@ def check_model(groups: list[dict[str, Any]], model: nn.Module | None) -> None:
         )
 
 
-def as_rule(rule: Any) -> Rule:
+def as_rule(rule: Any, pieces: Sequence[Callable[..., Any]] = ()) -> Rule:
     """The rule, or the one that a text describes.  Raises TypeError for anything else."""
-    found = parse(rule) if isinstance(rule, str) else rule
+    found = parse(rule, pieces) if isinstance(rule, str) else rule
     if not isinstance(found, Rule):
         call = f": call it, {rule.__name__}()" if callable(rule) and hasattr(rule, "__name__") else ""
         raise TypeError(
             f"SharpnessAware got {rule!r} as rule, expected a rule such as sam(rho=0.05) or its text"
             f"{call or ': see help(sharpscope.parse)'}"
         )
+    check_text(found)
     return found

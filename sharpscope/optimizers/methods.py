@@ -6,13 +6,33 @@ Wherever a number is asked for that may change over training, a schedule will do
 
 from __future__ import annotations
 
+from sharpscope.ascent.climbs import Centralised, Residual
 from sharpscope.ascent.masks import Evolving, RandomTensors, Top
 from sharpscope.ascent.perturbations import Ball, Magnitude, Masked
 from sharpscope.ascent.scores import Fisher
-from sharpscope.core.schedules import Decay, Number, Schedule
+from sharpscope.core.expressions import check_range
+from sharpscope.core.schedules import Decay, Number, Piecewise, Schedule
+from sharpscope.optimizers.established import AlongMomentum, Bayesian, CentralisedDescent, Decoupled, Functional
 from sharpscope.optimizers.rules import Ascend, Blend, Plain, Reuse, Rule, Sharpest, Sometimes, Surrogate
 
-__all__ = ["asam", "esam", "gnr", "grst", "gsam", "looksam", "rst", "sam", "sgd", "ssam_d", "ssam_f"]
+__all__ = [
+    *[
+        "asam",
+        "bsam",
+        "esam",
+        "fsam",
+        "functional_sam",
+        "gcsam",
+        "gnr",
+        "grst",
+        "gsam",
+        "looksam",
+        "msam",
+        "rst",
+        "sam",
+    ],
+    *["sgd", "ssam_d", "ssam_f", "tail", "wsam"],
+]
 
 
 def sgd() -> Rule:
@@ -173,3 +193,124 @@ def grst(rule: Rule, p: Number = 0.5, weight: Number = 2.0) -> Rule:
         Sometimes(Blend(Ascend(Ball(0.1)), weight=2.0), p=0.5)
     """
     return Sometimes(Blend(rule, weight), p)
+
+
+def fsam(rho: Number = 0.05, sigma: Number = 1.0, decay: float = 0.9) -> Rule:
+    """g(w + eps), eps = rho d / |d|, d = g - sigma m, m <- decay m + (1 - decay) g: climb along the batch's noise.
+
+    Defaults: sigma = 1 (Li et al. 2024, "Friendly sharpness-aware minimization", eq. 7 and Algorithm 1), rho = 0.05 and
+    decay = 0.9 (lambda) as in the authors' code.  Departure: m is the average up to the step before and begins with the
+    first gradient, along which the first step climbs, as in the authors' code; the paper's holds this step's gradient
+    too, which for sigma = 1 only shortens d and leaves eps as it is.
+
+    Example:
+        >>> fsam(rho=0.1)
+        Ascend(Residual(Ball(0.1), sigma=1.0, decay=0.9))
+    """
+    return Ascend(Residual(Ball(rho), sigma, decay))
+
+
+def wsam(rho: Number = 0.05, gamma: float = 0.9, decoupled: bool = True) -> Rule:
+    """base(g), then w <- w - lr a (g(w + eps) - g), a = gamma / (1 - gamma), eps = rho g / |g|.
+
+    Defaults: gamma = 0.9, rho = 0.05, decoupled (Yue et al. 2023, "Sharpness-aware minimization revisited: weighted
+    sharpness as a regularization term", Algorithm 1, and the authors' code).  ``decoupled=False`` hands ``base`` the
+    weighted gradient (1 - a) g + a g(w + eps), which is ``gnr`` with weight = a.  Departure: the gradients are not
+    clipped one by one; ``clip`` acts on what ``base`` descends along.
+
+    Example:
+        >>> wsam(rho=0.05, gamma=0.5)
+        Decoupled(Ascend(Ball(0.05)), weight=1.0)
+    """
+    check_range("wsam", "gamma", gamma, 0, 1, open_high=True)
+    weight = gamma / (1.0 - gamma)
+    return Decoupled(sam(rho), weight) if decoupled else Blend(sam(rho), weight)
+
+
+def bsam(
+    examples: int,
+    rho: Number = 0.01,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    decay: float = 1e-4,
+    damping: float = 0.1,
+) -> Rule:
+    """w <- w - lr m / s: SAM as a relaxation of Bayes, s the precision of every weight over ``examples``.
+
+    Its equations are those of ``Bayesian``.  ``base`` is ``torch.optim.SGD(lr)``, without momentum or weight decay,
+    which are in m; lr = 0.5 in the paper's CIFAR trainings.
+
+    Defaults: rho = 0.01, beta_1 = 0.9, beta_2 = 0.999, damping gamma = 0.1 (Moellenhoff and Khan 2023, "SAM as an
+    optimal relaxation of Bayes", Algorithm 1, and the authors' code for CIFAR); the prior's decay delta is its
+    precision (10 to 25 there) over ``examples``.  Departures: none; the authors' code divides m by
+    the s of the step before, and has sub-batches, which here are the processes of data-parallel training.
+
+    Example:
+        >>> bsam(examples=50_000)
+        Bayesian(50000, rho=0.01, beta1=0.9, beta2=0.999, decay=0.0001, damping=0.1)
+    """
+    return Bayesian(examples, rho, beta1, beta2, decay, damping)
+
+
+def gcsam(rho: Number = 0.05, descent: bool = False) -> Rule:
+    """g(w + eps), eps = rho c / |c|, c = g with the mean of every unit's or filter's weights taken off.
+
+    Defaults: rho = 0.05 (Hassan et al. 2025, "GCSAM: gradient centralized sharpness aware minimization", which
+    normalises gradients before the ascent; Yong et al. 2020 for the slices).  Departures: none;
+    ``descent=True`` centralises the gradient at w + eps as well.
+
+    Example:
+        >>> gcsam(rho=0.1)
+        Ascend(Centralised(Ball(0.1)))
+    """
+    rule = Ascend(Centralised(Ball(rho)))
+    return CentralisedDescent(rule) if descent else rule
+
+
+def msam(rho: Number = 0.3, decay: float = 0.9) -> Rule:
+    """g(w - rho v / |v|), v <- decay v + that gradient: SAM at the cost of one pass a step.
+
+    ``base`` is ``torch.optim.SGD(lr, momentum=decay)``, whose momentum is then v.
+
+    Defaults: rho = 0.3, decay = 0.9 (Becker et al. 2024, "Momentum-SAM: sharpness aware minimization without
+    computational overhead", Algorithm 1, and the authors' code).  Departures: between steps the weights are w, not the
+    perturbed ones; v is kept here, one more vector in memory, so that any base will do, and holds no weight decay.
+
+    Example:
+        >>> msam()
+        AlongMomentum(0.3, decay=0.9)
+    """
+    return AlongMomentum(rho, decay)
+
+
+def tail(rule: Rule, share: float = 0.125, total: int | None = None) -> Rule:
+    """Plain descent, and the rule in the last ``share`` of the training alone.
+
+    Needs ``total=`` here, or ``SharpnessAware(..., total=STEPS)``.
+
+    Defaults: share = 0.125, SAM in the last 25 of 200 epochs (Zhou et al. 2025, "Sharpness-aware minimization
+    efficiently selects flatter minima late in training", figure 1).  Departures: none.
+
+    Example:
+        >>> tail(sam(rho=0.1), share=0.125)
+        Sometimes(Ascend(Ball(0.1)), p=Piecewise(0.0, at=0.875))
+    """
+    check_range("tail", "share", share, 0, 1)
+    return Sometimes(rule, Piecewise(0.0, 1.0 - share, total))
+
+
+def functional_sam(rho: Number = 0.05) -> Rule:
+    """J(w + eps)^T l'(f(w)), eps = rho g / |g|: the network's Jacobian is taken at w + eps, the loss's slope at w.
+
+    What it leaves out of SAM's gradient is the change of the outputs, which lowers sharpness by smaller logits alone.
+    The closure is ``sharpscope.Batch(model, loss, x, y)``.
+
+    Defaults: rho = 0.05 (Foret et al. 2021), as the paper's are those of its language models (Singh et al. 2025,
+    "Avoiding spurious sharpness minimization broadens applicability of SAM", Functional SAM).  Departures: none; its
+    preconditioned variant is not here.
+
+    Example:
+        >>> functional_sam(rho=0.1)
+        Functional(Ball(0.1))
+    """
+    return Functional(Ball(rho))

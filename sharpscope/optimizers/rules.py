@@ -27,10 +27,28 @@ Memory = dict[str, Any]
 
 @dataclass(frozen=True, repr=False)
 class Rule(Piece):
-    """Base of all rules."""
+    """Base of all rules: from the gradients of a batch to the direction of a step.
+
+    Derive a frozen dataclass from it; its fields are numbers, texts and other pieces, its ``repr`` is its text.  A rule
+    whose direction does not scale with the loss, or that keeps gradients, reads ``probe.scale``; one that moves weights
+    after the base's step calls ``probe.afterwards``.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Doubled(Rule):
+        ...     rule: Rule
+        ...     def __call__(self, probe, memory):
+        ...         return scale(self.rule(probe, memory.setdefault("rule", {})), 2.0)
+        >>> Doubled(Plain())
+        Doubled(Plain())
+    """
 
     def __call__(self, probe: Probe, memory: Memory) -> Vec:
-        """The descent direction of this step, shaped like the parameters."""
+        """The descent direction of this step, shaped like the parameters.
+
+        ``memory`` is a dict of tensors, numbers, lists and dicts of them that outlives the step, one sub-dict for each
+        piece inside; what is in it is replaced and never changed in place.
+        """
         raise NotImplementedError
 
 

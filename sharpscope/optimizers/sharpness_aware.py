@@ -22,8 +22,9 @@ from sharpscope.ascent.probe import Overflow, Probe
 from sharpscope.ascent.shift import Way
 from sharpscope.coordinates.bits import unpack
 from sharpscope.core.distributed import mean_with_flags, same_on_all_ranks
-from sharpscope.core.expressions import pieces, resolve
+from sharpscope.core.expressions import parts, resolve
 from sharpscope.core.vectors import Vec, mix, norm
+from sharpscope.optimizers._after import act_after
 from sharpscope.optimizers._checks import as_rule, check_base, check_groups, check_model, check_options
 from sharpscope.optimizers._memory import Memory, copied, packed_masks, restructured
 from sharpscope.optimizers.rules import Rule
@@ -62,6 +63,7 @@ class SharpnessAware(Optimizer):
             descended as it is.  The climb needs no unscaling; the direction is unscaled and checked before ``base``
             steps, and a step that overflows is skipped.  Call ``scaler.update()`` after ``step``.
         clip: largest norm of the final direction, after unscaling; None for no clipping.
+        pieces: pieces of your own that a rule given as text may name; see ``parse``.
 
     ``step(closure)`` takes the closure that ``torch.optim.LBFGS`` takes: it clears the gradients, runs forward and
     backward and returns the loss.  The rule decides how often it runs.  Micro-batches are accumulated inside it, since
@@ -100,13 +102,14 @@ class SharpnessAware(Optimizer):
         sync: bool = False,
         scaler: torch.amp.GradScaler | None = None,
         clip: float | None = None,
+        pieces: Sequence[Callable[..., Any]] = (),
     ) -> None:
         check_base(base, SharpnessAware)
         check_options(problem, seed, epoch, total, model, sync, scaler, clip)
         check_groups(base.param_groups)
         check_model(base.param_groups, model)
-        rule = as_rule(rule)
-        if problem is None and any(getattr(piece, "needs_problem", False) for piece in pieces(rule)):
+        rule = as_rule(rule, pieces)
+        if problem is None and any(getattr(piece, "needs_problem", False) for piece in parts(rule)):
             raise ValueError(
                 f"{rule!r} asks for per-example gradients and got no problem, expected the data it trains on: "
                 f"SharpnessAware(base, rule, problem=sharpscope.Problem(model, loss, data)), with a DataLoader as data "
@@ -191,9 +194,11 @@ class SharpnessAware(Optimizer):
                 direction, used = mean_with_flags(direction, used)
             if self._scaling and not bool(torch.isfinite(norm(direction))):
                 self.memory = memory  # the step will be skipped: what the rule learnt in it is of no use
+                probe.after.clear()
             for p, d, use in zip(params, direction, used, strict=True):
                 p.grad = d if use else None
             self._descend(params)
+            act_after(probe, self.param_groups)
         except BaseException:  # Ctrl-C too: a step that fails has not happened
             self.memory = memory
             probe.undo()
@@ -218,6 +223,7 @@ class SharpnessAware(Optimizer):
             scaled=self._scaling,
             quiet=contextlib.nullcontext if self._distributed is None else self._distributed.no_sync,
             share=self.sync if self.parallel else None,
+            loss_scale=self.scaler.get_scale if self.scaler is not None and self._scaling else lambda: 1.0,
         )
 
     def _join(self) -> None:

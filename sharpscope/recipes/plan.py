@@ -22,7 +22,7 @@ from sharpscope.training.settings import Settings
 
 __all__ = ["Cell", "folder", "plan", "selected", "shard", "unique"]
 
-_SETTINGS = {field.name for field in dataclasses.fields(Settings)}
+_SETTINGS = {field.name for field in dataclasses.fields(Settings)} - {"pieces"}
 _EXPERIMENT = {field.name for field in dataclasses.fields(Experiment)} - {"settings"}
 
 

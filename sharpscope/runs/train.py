@@ -49,14 +49,16 @@ class Experiment:
     keep_best: bool = False  # keep the checkpoint of the lowest test error too, the first of them, beside the last ones
 
     def config(self) -> dict[str, Any]:
-        """Plain numbers and texts."""
-        return dataclasses.asdict(self)
+        """Plain numbers and texts; a rule's pieces are code, which no file holds."""
+        found = dataclasses.asdict(self)
+        del found["settings"]["pieces"]
+        return found
 
     @staticmethod
     def of(config: dict[str, Any]) -> Experiment:
-        """Raises StoreError for a configuration that is none."""
+        """What is stored, its rule unread.  Raises StoreError for a configuration that is none."""
         try:  # a setting that a later version added has the default that it had until then
-            return Experiment(**{**config, "settings": Settings(**config["settings"])})
+            return Experiment(**{**config, "settings": Settings(**config["settings"], pieces=None)})
         except (KeyError, TypeError) as error:
             raise StoreError(
                 f"the run's configuration does not describe a training ({error}), expected what `sharpscope train` "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from sharpscope.ascent.batch import Batch
-from sharpscope.core.expressions import pieces
+from sharpscope.core.expressions import parts
 from sharpscope.core.history import History
 from sharpscope.core.progress import bar
 from sharpscope.core.vectors import generator, mix
@@ -146,10 +146,11 @@ def _optimizer(
     model: nn.Module, images: Images | Folder, settings: Settings, steps: int
 ) -> tuple[SharpnessAware, LRScheduler]:
     base = settings.base(model.parameters())
-    asks = any(getattr(piece, "needs_problem", False) for piece in pieces(parse(settings.rule)))
+    rule = parse(settings.rule, settings.pieces or ())
+    asks = any(getattr(piece, "needs_problem", False) for piece in parts(rule))
     problem = Problem(model, nn.CrossEntropyLoss(), images.reference()) if asks else None
     total = steps * settings.epochs
-    optimizer = SharpnessAware(base, settings.rule, problem, settings.seed, epoch=steps, total=total, model=model)
+    optimizer = SharpnessAware(base, rule, problem, settings.seed, epoch=steps, total=total, model=model)
     return optimizer, settings.scheduler(optimizer, steps)
 
 

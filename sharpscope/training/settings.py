@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,13 @@ class Settings:
     mixup: float = 0.0  # alpha of the Beta distribution of shares; 0 does not mix
     cutout: int = 0  # side in pixels of the square that is cut out of every training image; 0 cuts none
     precision: str = "float32"  # of the training passes; bfloat16 is autocast, weights and tests stay float32
+    # the user's own that the rule names; None reads no rule; code, and no part of what a training is
+    pieces: tuple[Callable[..., Any], ...] | None = dataclasses.field(default=(), compare=False)
     steps: int | None = None  # stop after so many steps, at the learning rates of the whole training: a dry run
 
     def __post_init__(self) -> None:
-        parse(self.rule)
+        if self.pieces is not None:  # who analyses a stored training has no need of its rule
+            parse(self.rule, self.pieces)
         for name in ("epochs", "batch_size", "drop_every"):
             check_count("training", name, getattr(self, name))
         check_count("training", "steps", self.steps, optional=True)

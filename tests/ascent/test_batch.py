@@ -70,3 +70,35 @@ def test_losses_leave_no_gradients() -> None:
 def test_a_loss_without_reduction_is_refused() -> None:
     with pytest.raises(ValueError, match="got reduction='none', expected 'mean' or 'sum'"):
         Batch(MLP.model(), nn.CrossEntropyLoss(reduction="none"), *MLP.batch(0))
+
+
+def test_linear_keeps_the_slope_of_the_last_call() -> None:
+    """Inside, the gradient is J(w')^T l'(f(w)); outside, the loss is the loss again."""
+    model, loss = MLP.model(), nn.CrossEntropyLoss()
+    x, y = MLP.batch(0)
+    batch = Batch(model, loss, x, y)
+    batch()
+    outputs = model(x).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(outputs, y), outputs)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1)
+    expected = torch.autograd.grad((model(x) * slope).sum(), list(model.parameters()))
+    with batch.linear():
+        for _ in range(2):  # the second call inside has the same slope
+            batch()
+            for p, g in zip(model.parameters(), expected, strict=True):
+                torch.testing.assert_close(p.grad, g, rtol=0, atol=1e-15)
+    batch()
+    for p, g in zip(model.parameters(), torch.autograd.grad(loss(model(x), y), list(model.parameters())), strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=0, atol=1e-15)
+
+
+def test_linear_needs_a_call_and_ends_after_an_exception() -> None:
+    batch = Batch(MLP.model(), nn.CrossEntropyLoss(), *MLP.batch(0))
+    with pytest.raises(ValueError, match=r"Batch got outputs of NoneType in its last call, expected one tensor"):
+        batch.linear().__enter__()
+    first = batch().item()
+    with pytest.raises(RuntimeError, match="stop"), batch.linear():
+        raise RuntimeError("stop")
+    assert batch().item() == first

@@ -19,6 +19,7 @@ RULES = [
     "sgd()", "sam(0.1)", "asam(0.5)", "ssam_f(0.1, sparsity=0.5, samples=4)", "ssam_d(0.1, sparsity=0.5)",
     "gsam(0.1)", "looksam(0.1, every=2)", "gnr(0.1, 0.8)", "rst(sam(0.1), p=0.5)", "grst(gsam(0.1), p=0.5)",
     "rst(looksam(0.1, every=2), p=0.7)", "rst(ssam_d(0.1), p=0.5)",
+    "fsam(0.1)", "wsam(0.1, 0.7)", "bsam(20, 0.1)", "msam(0.2)", "gcsam(0.1)", "rst(wsam(0.1, 0.7), p=0.5)",
 ]  # fmt: skip
 Found = dict[str, tuple[Tensor, Tensor, list[str]]]
 

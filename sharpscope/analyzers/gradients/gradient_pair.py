@@ -10,6 +10,7 @@ from typing import Any
 from sharpscope.ascent.batch import Batch
 from sharpscope.ascent.perturbations import Perturbation
 from sharpscope.ascent.probe import Probe
+from sharpscope.ascent.shift import as_shift
 from sharpscope.coordinates.bits import unpack
 from sharpscope.core.vectors import Vec, add
 from sharpscope.problem.parameter_kinds import kinds_of
@@ -65,7 +66,7 @@ def _on_problem(problem: Problem, seed: int) -> Climb:
     def gradient_at(perturbation: Perturbation) -> tuple[Vec, Vec | None]:
         probe, memory = Probe(parameters, problem.names, seed=seed, problem=problem), {}  # type: ignore[var-annotated]
         eps = _some(perturbation, perturbation(plain, probe, memory))
-        return problem.gradient(add(weights, eps.dense())), _own_mask(memory, plain)
+        return problem.gradient(add(weights, as_shift(eps).dense())), _own_mask(memory, plain)
 
     return Climb(plain, problem.names, kinds_of(problem.model, problem.names), problem.describe(), gradient_at)
 
