@@ -39,6 +39,8 @@ def collect(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
 def collected(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[dict[str, Any]]:
     """The rows of ``collect`` as dictionaries."""
     one = isinstance(paths, str | os.PathLike)
+    if not one and not isinstance(paths, Iterable):
+        raise TypeError(f"collect got a {type(paths).__name__}, expected the path of a run, or several: collect(paths)")
     every = [paths] if one else list(paths)  # type: ignore[arg-type]
     return [row for path in every for row in _rows(open_run(path), str(path))]  # type: ignore[arg-type]
 

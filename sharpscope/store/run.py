@@ -64,6 +64,10 @@ class Run:
     """
 
     def __init__(self, backend: Backend) -> None:
+        if not hasattr(backend, "path"):
+            raise TypeError(
+                f"Run got a {type(backend).__name__}, expected what open_run and create_run make: call them"
+            )
         self._backend = backend
         self.path: Path = backend.path
 

@@ -49,6 +49,10 @@ class StepWriter:
     """
 
     def __init__(self, run: Keeper, after: int = 0, seconds: float = 5.0) -> None:
+        if not hasattr(run, "_steps"):
+            raise TypeError(
+                f"StepWriter got a {type(run).__name__}, expected a Run: open_run(path) or create_run(path)"
+            )
         self._run, self._seconds = run, seconds
         self._loose = False  # whether there are segments since the last merge
         self._points: list[tuple[int, float, float, float]] = []

@@ -52,7 +52,12 @@ def interactive(
 
     >>> pathlib.Path("surface.html").write_text(interactive({"SGD": sgd, "SAM": sam}))  # doctest: +SKIP
     """
-    named = {"": surfaces} if isinstance(surfaces, Surface) else dict(surfaces)
+    given = {"": surfaces} if isinstance(surfaces, Surface) else surfaces
+    if not isinstance(given, Mapping) or not all(isinstance(surface, Surface) for surface in given.values()):
+        raise TypeError(
+            f"interactive got a {type(surfaces).__name__}, expected a Surface or {{label: Surface}}: make it with surface()"
+        )
+    named = dict(given)
     if not named:
         raise ValueError("interactive got an empty mapping; expected at least one surface, as {label: surface}")
     figure = _figure(named, loss_scale(list(named.values()), vmin=vmin, vmax=vmax, log=log), trajectory, title)
