@@ -1,6 +1,6 @@
 """Directions in weight space, for lines and planes through the weights: what they are, and how random ones are scaled.
 
-Directions that mean something (eigenvectors, the gradient, other weights, a trajectory) are made in ``named_directions``.
+Directions that mean something (eigenvectors, the gradient, other weights) are made in ``named_directions``.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def interactive(
     given = {"": surfaces} if isinstance(surfaces, Surface) else surfaces
     if not isinstance(given, Mapping) or not all(isinstance(surface, Surface) for surface in given.values()):
         raise TypeError(
-            f"interactive got a {type(surfaces).__name__}, expected a Surface or {{label: Surface}}: make it with surface()"
+            f"interactive got a {type(surfaces).__name__}, expected a Surface or {{label: Surface}}: make it with "
+            f"surface()"
         )
     named = dict(given)
     if not named:
