@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sharpscope.core.vectors import Vec, generator, mix
 from sharpscope.problem._snapshot import Snapshot
 from sharpscope.problem._twin import plain_attention
-from sharpscope.problem.examples import Examples, ProblemError, cut, on_tensors, tensors_of
+from sharpscope.problem.examples import Examples, ProblemError, cut, merge, on_tensors, tensors_of
 from sharpscope.problem.returned import ModelLoss
 
 __all__ = ["Audit", "audit", "displaced", "few_of"]
@@ -83,7 +83,11 @@ def audit(problem: Snapshot, batches: list[Examples], cuttable: bool, unbatched:
     with problem.guard(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what parts of a batch lack is no news of the batch
         weights = displaced(problem)
-        few, whole, value = _first(problem, batches[0], weights)
+        first = max(batches, key=lambda batch: batch.examples)
+        if first.examples < 2 and not problem.draws and not _opaque(first):
+            joined = merge(batches[:_FEW])
+            first = joined[0] if len(joined) == 1 else first
+        few, whole, value = _first(problem, first, weights)
         if not math.isfinite(value):
             weights = [w.clone() for w in problem.twin.weights]
             value = _watched(problem, few, [w.detach() for w in weights])
@@ -94,7 +98,8 @@ def audit(problem: Snapshot, batches: list[Examples], cuttable: bool, unbatched:
             found = Audit(few.examples, differentiates=differentiates, draws=problem.draws)
             if problem.draws:
                 return dataclasses.replace(found, coupled=True, batches=_drawn(batches, problem.draws))
-            coupled = whole or not _additive(problem, few, weights)
+            others = [few_of(batches[-1]), few_of(batches[len(batches) // 2])] if len(batches) > 1 and not whole else []
+            coupled = whole or not all(_additive(problem, part, weights) for part in (few, *others))
             if coupled:
                 _check_batches(problem, few, weights, batches, cuttable, unbatched, whole)
                 joint = _joined(batches) if cuttable else None
@@ -202,7 +207,7 @@ def _first(problem: Snapshot, batch: Examples, weights: Vec) -> tuple[Examples, 
 
 def few_of(batch: Examples) -> Examples:
     """A few examples of a batch."""
-    return batch if batch.examples <= _FEW else cut(batch, slice(0, _FEW))
+    return batch if batch.examples <= _FEW else cut(batch, slice(0, None, -(-batch.examples // _FEW)))
 
 
 def _opaque(batch: Examples) -> bool:
@@ -302,6 +307,11 @@ def _check_batches(
         )
     if len(batches) == 1 or cuttable or whole:
         return
+    if _is_sum(problem, few, weights):
+        raise ProblemError(
+            "the loss is the sum over the examples of its batch, expected their mean: use a loss of torch with "
+            "reduction='sum', which is known, or divide by the number of examples"
+        )
     share = _hidden_weights(problem, few)
     if share is not None:
         raise ProblemError(
@@ -309,6 +319,15 @@ def _check_batches(
             f"expected to know over what: give denominator=lambda outputs, targets: their number, or "
             f"evaluate=lambda model, batch: (loss, number)"
         )
+
+
+def _is_sum(problem: Snapshot, few: Examples, weights: Vec) -> bool:
+    """Whether the loss of two parts, not their mean, adds up to that of both."""
+    try:
+        whole, *parts = (float(_value(problem, b, weights)) / b.examples for b in (few, *_halves(few)))
+    except _CANNOT:
+        return False
+    return few.examples > 1 and _near(problem, whole, sum(parts), sum(abs(part) for part in parts))
 
 
 def _hidden_weights(problem: Snapshot, few: Examples) -> float | None:

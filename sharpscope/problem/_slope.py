@@ -69,15 +69,19 @@ def _slopes(problem: Snapshot, audit: Audit, few: Examples, wide: bool) -> tuple
             problem.outputs(batch, at, {name: b.clone() for name, b in buffers.items()}), batch.targets, objective
         )
 
+    epsilon = torch.finfo(weights[0].dtype).eps
     with torch.enable_grad():
         leaves = problem.twin.leaves_at(weights)
         loss = value(leaves)
+        if loss.dtype != weights[0].dtype:
+            if wide:
+                raise TypeError("the loss is not in float64")
+            epsilon = torch.finfo(loss.dtype).eps
         if loss.requires_grad:
             gradient = [g.detach().clone() for g in torch.autograd.grad(loss, leaves, materialize_grads=True)]
         else:
             gradient = [torch.zeros_like(w) for w in weights]
     along = _along(problem, weights, gradient)
-    epsilon = torch.finfo(weights[0].dtype).eps
     steps = (epsilon**0.5, epsilon**0.4)  # relative to the weights
     with torch.set_grad_enabled(audit.differentiates):
         found = [_difference(value, weights, along, step) for step in steps]
@@ -106,6 +110,10 @@ def _along(problem: Snapshot, weights: Vec, gradient: Vec) -> Vec:
         slope = float(g.norm())
         noise = noise + (g * (length / slope) if slope and math.isfinite(slope) else 0.0)
         found.append((size or 0.1) * noise)
+    for module_name, module in problem.twin.module.named_modules():
+        name = f"{module_name}.weight" if module_name else "weight"
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None and name in problem.names:
+            found[problem.names.index(name)][module.padding_idx] = 0.0  # torch gives this row no gradient
     return found
 
 

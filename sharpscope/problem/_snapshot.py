@@ -40,7 +40,8 @@ class Snapshot:
         self._parameters = tuple(trainable.values())
         self.device, self.dtype = one_place(trainable)
         self.twin = Twin(model)
-        self._stamp = self._stamped()
+        self._structure: list[Any] = self._structured()
+        self._stamp, self._told = self._stamped(), False
         self._thread: int | None = threading.get_ident()  # None where it came from another process
         self._followed = analysis()
 
@@ -51,11 +52,11 @@ class Snapshot:
         In other threads, those that it last followed, with a warning if the model has moved on.
         """
         now = analysis()
-        if (now is None or now != self._followed) and self._stamp is not None and self._stamp != self._stamped():
+        if (now is None or now != self._followed) and self._stamp != self._stamped():
             if self._thread in (None, threading.get_ident()):
                 self.refresh()
-            else:
-                self._stamp = None  # told once
+            elif not self._told:
+                self._told = True
                 warnings.warn(
                     f"the weights of {type(self.model).__name__} have moved on since its problem last followed, and "
                     f"this is not the thread that made the problem: analysed are those of then; problem.refresh() "
@@ -66,17 +67,48 @@ class Snapshot:
         return list(self.twin.weights)
 
     def refresh(self) -> Self:
-        """Take over the weights and buffers of the model as they are now; returns the problem."""
-        with self.guard():
-            self.twin.follow(self.model)
-        self._stamp = self._stamped()
+        """Take over the weights and buffers of the model as they are now; returns the problem.
+
+        Raises ProblemError where its parameters have other names or shapes than those that the problem was made for.
+        """
+        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if [tuple(p.shape) for p in own.values()] != [tuple(p.shape) for p in self._parameters] or tuple(
+            own
+        ) != self.names:
+            raise ProblemError(
+                f"{type(self.model).__name__} got other trainable parameters since its problem was made, expected the "
+                f"same: make a new Problem"
+            )
+        if self._structure == self._structured():
+            with self.guard():
+                self.twin.follow(self.model)
+        else:  # other modules or hooks: another function
+            self.twin, self._structure = Twin(self.model), self._structured()
+            self.forget()
+        self._parameters = tuple(own.values())
+        self._stamp, self._told = self._stamped(), False
         return self
 
-    def _stamped(self) -> list[tuple[int, int]] | None:
-        tensors = [*self._parameters, *self.model.buffers()]
-        if any(x.is_inference() for x in tensors):  # they have no versions
-            return None
-        return [(x._version, x.data_ptr()) for x in tensors]
+    def forget(self) -> None:
+        """Called where the function has become another one."""
+
+    def _structured(self) -> list[Any]:
+        kinds = [(type(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in self.model.modules()]
+        return [
+            *kinds,
+            *(
+                (name, tuple(x.shape))
+                for name, x in self.model.state_dict(keep_vars=True).items()
+                if isinstance(x, Tensor)
+            ),
+        ]
+
+    def _stamped(self) -> list[Any]:
+        """What differs after any step, ``.data`` writes and replaced modules too."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        with torch.no_grad():
+            sums = [float(x.detach().sum()) if x.numel() and not x.is_complex() else 0.0 for x in tensors]
+        return [*(repr(total) for total in sums), *(id(x) for x in tensors), *self._structured()]
 
     @property
     def parameters(self) -> dict[str, Tensor]:

@@ -155,13 +155,23 @@ class Problem(Snapshot):
         self.check_autograd()
         check_slope(self, self.audit, self.batches[0])
 
+    def weights_at(self, at: Sequence[Tensor] | None) -> Vec:
+        self.audit  # noqa: B018  (it may decide how weights are held)
+        return super().weights_at(at)
+
+    def forget(self) -> None:
+        self.plans = {}
+        for name in ("audit", "_check_slope"):
+            self.__dict__.pop(name, None)
+
     def of(self, data: Any, batch_size: int | None = None) -> Problem:
         """The same function of other data: model, weights and what the audit found are shared."""
         found = copy.copy(self)
         found.plans = {}
         read = handed if self._evaluate is not None else labelled if isinstance(self.objective, ModelLoss) else None
         found._read(data, batch_size, read)
-        found.__dict__["audit"] = self.audit.without_batches()
+        for name in ("audit", "_check_slope"):  # other data may couple what these do not
+            found.__dict__.pop(name, None)
         return found
 
     def on(self, batches: Sequence[Examples]) -> Problem:
