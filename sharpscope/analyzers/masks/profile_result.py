@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from tabulate import tabulate
 
 from sharpscope.core.results import Dims, Result
 
@@ -189,6 +188,8 @@ class MaskProfile(Result):
                 ["lambda_1 of the block / lambda_1", _percent(self.top_share), _percent(self.random_top_share), "", ""]
             )
         head = ["quantity", "this mask", "random mask", "best possible", "z"]
+        from tabulate import tabulate  # only here, as are all tables
+
         return tabulate(rows, head, tablefmt=style, disable_numparse=True, colalign=("left", *["right"] * 4))
 
     def summary(self) -> str:

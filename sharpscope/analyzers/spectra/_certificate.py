@@ -29,7 +29,6 @@ A spectrum has found m orthonormal Ritz vectors U of A, with values theta and re
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import betaincinv
 
 __all__ = ["certified", "indexed", "outer"]
 
@@ -50,6 +49,8 @@ def outer(diagonal: np.ndarray, beside: np.ndarray, size: int, failure: float) -
     scale = float(max(np.abs(ritz).max(), beside.max()))
     if steps >= size or not beside[-1]:
         return float(ritz[-1])
+    from scipy.special import betaincinv  # only here: importing it takes a tenth of a second
+
     most = 1.0 / float(betaincinv(0.5, (size - 1) / 2.0, failure))
     diagonal, beside, low = diagonal / scale, beside / scale, float(ritz[-1]) / scale
     reach = 1.0

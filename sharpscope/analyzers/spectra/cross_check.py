@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy.sparse.linalg import eigsh
-from tabulate import tabulate
 
 from sharpscope.analyzers.spectra.spectrum import spectrum
 from sharpscope.core.expressions import check_count
@@ -55,6 +54,8 @@ class CrossCheck(Result):
         ]
         rows.append(("seconds", f"{self.seconds:.2f}", "", f"{self.other_seconds:.2f}", ""))
         heads = ("", "sharpscope", "+-", self.tool, "difference")
+        from tabulate import tabulate  # only here, as are all tables
+
         return tabulate(rows, headers=heads, tablefmt=style, disable_numparse=True)
 
 
