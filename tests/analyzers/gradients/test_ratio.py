@@ -574,7 +574,7 @@ def test_error_texts() -> None:
     model, x, y = line_fit()
     problem = Problem(model, nn.MSELoss(), (x, y))
     with pytest.raises(
-        TypeError, match=r"^gradient_ratio got perturbation=0\.1, expected a perturbation: use one of Ball, Masked"
+        TypeError, match=r"^gradient_ratio got perturbation=0\.1, expected a perturbation: use one of Ball, "
     ):
         gradient_ratio(problem, 0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^gradient_ratio got base='log2', expected 'log10' or 'ln': change base$"):
